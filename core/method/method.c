@@ -1,0 +1,36 @@
+/* method.c - chooses the method a config describes; which layers are full. */
+#include "core/method/method.h"
+#include "core/base/base.h"
+
+#include <stdlib.h>
+
+struct method *method_open(const struct run_config *config, const struct model *model)
+{
+    switch (config->method) {
+    case METHOD_DENSE:
+        return dense_open(config, model);
+    case METHOD_OMNIKV:
+        return omnikv_open(config, model);
+    case METHOD_WINDOW:
+        return window_open(config, model);
+    }
+    return NULL;
+}
+
+void method_close(struct method *m)
+{
+    if (m) m->close(m);
+}
+
+int full_layers(const int *layers, int n_layers, int wait, int L, bool *full, int *served)
+{
+    int count = 0, filter = -1;
+    for (int l = 0; l < L; l++) {
+        if (filter + 1 < n_layers && layers[filter + 1] == l) filter++;
+        const bool is_full = filter < 0 || l <= layers[filter] + wait;
+        if (full) full[l] = is_full;
+        if (served) served[l] = is_full ? -1 : filter;
+        count += is_full;
+    }
+    return count;
+}

@@ -1,0 +1,47 @@
+/* method.h - a way to decode: what each layer attends to at each step after the dense prefill.
+ *
+ * dense.c, omnikv.c and window.c each provide one. A method drops nothing from the cache; it only
+ * says, through forward()'s hooks, which positions a layer looks at. docs/methods.md defines them.
+ */
+#ifndef CORE_METHOD_METHOD_H
+#define CORE_METHOD_METHOD_H
+
+#include "core/method/run_config.h"
+#include "core/model/forward.h"
+
+struct method {
+    struct hooks hooks; /* for forward(); hooks.ctx is the method itself */
+    const struct run_config *config;
+    const struct model *model;
+
+    /* Called after each prefill, before the first step. */
+    int (*begin)(struct method *m, struct session *s);
+    void (*close)(struct method *m);
+
+    int full_layers;  /* layers that attend to everything at each step */
+    int keep_queries; /* prefill queries the session must keep */
+
+    /* What the last pass selected at filter layer FILTER (0 .. M-1), for traces: row R's positions,
+     * [*count] ascending within each set, the sets one after another. NULL for methods that select
+     * nothing. */
+    const int *(*selection)(const struct method *m, int filter, int r, int *count);
+    int M;                                                        /* filter layers */
+    int (*selection_size)(const struct method *m, int n_prefill); /* most entries of a selection */
+};
+
+/* The method that CONFIG describes, for MODEL; both must outlive it. NULL after fail(): layers past
+ * the model's last, a budget that leaves nothing. method_close() frees it. */
+struct method *method_open(const struct run_config *config, const struct model *model);
+void method_close(struct method *m); /* NULL is allowed */
+
+/* The constructors method_open() chooses from. */
+struct method *dense_open(const struct run_config *config, const struct model *model);
+struct method *omnikv_open(const struct run_config *config, const struct model *model);
+struct method *window_open(const struct run_config *config, const struct model *model);
+
+/* Marks FULL [L]: the layers 0..f1, each filter f and f+1..f+wait, cut at the next filter and at L.
+ * SERVED, unless NULL, is [L]: the index of the filter whose selection a sparse layer uses, -1 on a
+ * full layer. Returns the number of full layers. */
+int full_layers(const int *layers, int n_layers, int wait, int L, bool *full, int *served);
+
+#endif

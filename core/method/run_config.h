@@ -1,0 +1,71 @@
+/* run_config.h - how to decode: the original's JSON configs, every key honoured or refused by name.
+ *
+ * docs/config.md lists the keys. {"model_cls": "raw_llama"} is a whole config; a NULL path is the
+ * same. Layer lists are checked against a model by method_open().
+ */
+#ifndef CORE_METHOD_RUN_CONFIG_H
+#define CORE_METHOD_RUN_CONFIG_H
+
+#include "core/base/json.h"
+
+#include <stdint.h>
+
+enum method_kind { METHOD_DENSE, METHOD_OMNIKV, METHOD_WINDOW };
+
+/* How the query at a filter layer scores the candidates (DESIGN of the selectors: docs/methods.md).
+ */
+enum selector { SELECT_LAST, SELECT_SOFTMAX, SELECT_UNIFORM, SELECT_EXP };
+
+/* Whether selections are shared by all heads, made per kv head, or per query head. Named by what is
+ * pooled: all heads, each kv head's group, none. */
+enum pool { POOL_ALL, POOL_GROUP, POOL_NONE };
+
+struct run_config {
+    enum method_kind method;
+    char *model;        /* model_name; NULL when the config names none */
+    int max_context;    /* max_context_len in tokens; 0: the model's limit */
+    int threads;        /* cpu_num_threads; 0: all cores */
+    bool chat, cot;     /* use_chat_template, cot */
+    double rope_factor; /* > 0: dynamic NTK scaling by that factor */
+    uint64_t seed;
+
+    /* omnikv */
+    int *layers, n_layers; /* do_select_layers, ascending */
+    int wait;              /* num_wait_load_layers */
+    double budget;         /* num_of_selected_tokens: below 1 a fraction of n_prefill */
+    enum selector selector;
+    int window_size;     /* queries that uniform and exp look at */
+    bool candidates_all; /* decoded tokens compete too */
+    int refresh;         /* select at every N-th step; 1 */
+    enum pool pool;
+    int sinks, recent; /* first and last prefill tokens always kept, taken off the budget */
+    bool real_offload; /* accepted and without effect on a CPU */
+
+    /* window: the first num_sink_tokens and the last sink_window_length prefill tokens; below 1 a
+     * fraction of n_prefill */
+    double window_sinks, window_recent;
+
+    cJSON *model_overrides; /* config.json keys found in the run config, NULL when none */
+    char *json;             /* the whole config, canonical, for the dump */
+};
+
+/* Reads PATH, or stands for dense decoding when PATH is NULL. 0, or -1 after fail(): C is then
+ * empty. run_config_free() releases what C owns. */
+int run_config_load(struct run_config *c, const char *path);
+
+/* The same from JSON text; NAME stands for the file in messages. */
+int run_config_parse(struct run_config *c, const char *name, const char *text);
+
+void run_config_free(struct run_config *c);
+
+/* Rebuilds c->json after fields were set by hand (a search sets layers and wait). */
+void run_config_refresh_json(struct run_config *c);
+
+/* Whole tokens of BUDGET over N_PREFILL: a fraction below 1 truncates, from 1 it is a whole number;
+ * never more than N_PREFILL. */
+int budget_tokens(double budget, int n_prefill);
+
+const char *method_name(enum method_kind m); /* dense, omnikv, window */
+const char *selector_name(enum selector s);  /* last, softmax_before_last, uniform, exp */
+
+#endif

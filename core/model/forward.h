@@ -1,0 +1,97 @@
+/* forward.h - the main path: one decoder layer after another, written once over the ops.
+ *
+ * A session is one sequence: its cache of keys and values, from which nothing is ever dropped, and
+ * its working memory. forward() appends tokens to it. What a layer attends to is asked of the
+ * method's hook just before its attention; what it saw is shown to the hooks just after.
+ */
+#ifndef CORE_MODEL_FORWARD_H
+#define CORE_MODEL_FORWARD_H
+
+#include "core/model/config.h"
+#include "core/model/weights.h"
+#include "core/ops/ops.h"
+
+struct model {
+    struct model_config config;
+    struct weights *weights;
+    const struct ops *ops;
+    char *source; /* directory or shape, for messages */
+};
+
+/* Opens the checkpoint in DIR (OVERRIDES: see model_config_load()), or random weights of the named
+ * SHAPE. 0, or -1 after fail(): M is then empty. */
+int model_open(struct model *m, const char *dir, const cJSON *overrides);
+int model_open_shape(struct model *m, const char *shape, uint64_t seed);
+void model_close(struct model *m);
+
+struct session;
+
+/* Room for ROOM tokens; the queries of the last KEEP_QUERIES prefilled tokens are kept at every
+ * layer, for selectors that look back at them. Longer than the model's limit is refused unless
+ * EXTRAPOLATE. NULL after fail(). */
+struct session *session_open(const struct model *m, int room, int keep_queries, bool extrapolate);
+void session_close(struct session *s); /* NULL is allowed */
+
+/* Forgets everything; the next prefill is of PROMPT tokens (dynamic RoPE depends on it). */
+void session_start(struct session *s, int prompt);
+
+/* Forgets the tokens from LENGTH on. */
+void session_rewind(struct session *s, int length);
+int session_length(const struct session *s);
+int session_room(const struct session *s);
+const struct model *session_model(const struct session *s);
+struct scratch *session_scratch(struct session *s);
+struct kv_layer *session_kv(struct session *s, int layer);
+
+/* Makes S hold LENGTH tokens of synthetic keys, values and kept queries, uniform in [-1, 1),
+ * without running the model: for latency, which does not depend on their values. */
+void session_fill(struct session *s, int length, uint64_t seed);
+
+/* Bytes of a session's keys and values. */
+double session_bytes(const struct model_config *c, int room);
+
+/* The kept queries at LAYER: [*n, H, P], of the *n prefilled tokens that end before *END. */
+const float *session_queries(const struct session *s, int layer, int *n, int *end);
+
+/* One layer's attention over n rows at positions pos0 .., as the hooks see it. */
+struct layer_pass {
+    struct session *session;
+    int layer, n, pos0;
+    bool prefill;
+
+    /* Set in before(): */
+    struct attn_view view; /* zero: everything. Only one hook of a run sets it: the method's */
+    bool want_logits;      /* logits and lse are wanted in after() */
+    bool want_delta;       /* x and delta are wanted in after() */
+    float *columns; /* [H, columns_span], or NULL: attention weights are added up by column */
+    size_t columns_span;
+
+    /* Valid in after(): */
+    const float *q;      /* [n, H, P] after RoPE */
+    const float *logits; /* [n, H, span], as in struct attn_seen */
+    const float *lse;    /* [n, H] */
+    size_t span;
+    const float *x;     /* [n, E] the layer's input */
+    const float *delta; /* [n, E] what attention added to it */
+};
+
+struct hooks {
+    void *ctx;
+    void (*before)(void *ctx, struct layer_pass *p);     /* or NULL */
+    int (*after)(void *ctx, const struct layer_pass *p); /* or NULL; 0, or -1 after fail() */
+};
+
+enum want_logits { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL };
+
+/* Appends N tokens, all in one pass, under the hooks METHOD then TAP (each may be NULL). *LOGITS,
+ * unless WANT is LOGITS_NONE, is [1, V] or [n, V], the session's, valid until its next use.
+ * 0, or -1 after fail(): an id outside the vocabulary, no room, a logit that is not finite. */
+int forward(struct session *s, const int *ids, int n, bool prefill, const struct hooks *method,
+            const struct hooks *tap, enum want_logits want, const float **logits);
+
+/* session_start() and the dense prefill of N tokens in chunks; *LOGITS [V] follows the last of
+ * them. 0, or -1 after fail(). */
+int prefill(struct session *s, const int *ids, int n, const struct hooks *tap,
+            const float **logits);
+
+#endif
