@@ -1,0 +1,114 @@
+/* common.c - opening a model under a config, prompts. */
+#include "core/cmd/common.h"
+#include "core/base/base.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int engine_open(struct engine *e, const char *name, const struct engine_args *args)
+{
+    memset(e, 0, sizeof *e);
+    if (run_config_load(&e->config, args->config)) return 1;
+    const char *dir = args->model ? args->model : e->config.model;
+    if (dir == NULL && args->shape == NULL) {
+        engine_close(e);
+        return usage_error(name, "--model DIR is needed (or a config with model_name)");
+    }
+    const int threads = args->threads ? args->threads : e->config.threads;
+    /* more threads than processors only wait for each other */
+    if (threads > 0)
+        omp_set_num_threads(threads < omp_get_num_procs() ? threads : omp_get_num_procs());
+    e->extrapolate = args->extrapolate;
+    if (e->config.rope_factor > 0) { /* the original's word for dynamic scaling */
+        cJSON *scaling = cJSON_CreateObject();
+        cJSON_AddStringToObject(scaling, "rope_type", "dynamic");
+        cJSON_AddNumberToObject(scaling, "factor", e->config.rope_factor);
+        if (e->config.model_overrides == NULL) e->config.model_overrides = cJSON_CreateObject();
+        cJSON_AddItemToObject(e->config.model_overrides, "rope_scaling", scaling);
+    }
+    if (args->shape ? model_open_shape(&e->model, args->shape, e->config.seed)
+                    : model_open(&e->model, dir, e->config.model_overrides)) {
+        engine_close(e);
+        return 1;
+    }
+    return 0;
+}
+
+void engine_close(struct engine *e)
+{
+    tokenizer_free(e->tokenizer);
+    model_close(&e->model);
+    run_config_free(&e->config);
+    memset(e, 0, sizeof *e);
+}
+
+int engine_tokenizer(struct engine *e, bool required)
+{
+    if (e->tokenizer) return 0;
+    if (!required) {
+        char *path = path_join(e->model.source, "tokenizer.json");
+        const bool there = access(path, F_OK) == 0;
+        free(path);
+        if (!there) return 0;
+    }
+    return (e->tokenizer = tokenizer_load(e->model.source)) ? 0 : -1;
+}
+
+struct session *engine_session(const struct engine *e, const struct method *method, int room)
+{
+    if (e->config.max_context > 0 && room > e->config.max_context) {
+        fail("a context of %d tokens: the config's max_context_len is %d", room,
+             e->config.max_context);
+        return NULL;
+    }
+    return session_open(&e->model, room, method ? method->keep_queries : 0, e->extrapolate);
+}
+
+int engine_prompt(struct engine *e, const char *text, const char *file, const char *format,
+                  int **ids, int *n)
+{
+    int rc = -1;
+    size_t size = text ? strlen(text) : 0;
+    char *owned = NULL, *wrapped = NULL;
+    enum chat_format chat = CHAT_NONE;
+
+    if (engine_tokenizer(e, true)) return -1;
+    if (text == NULL) {
+        if ((owned = file_read(file, &size)) == NULL) return -1;
+        text = owned;
+    }
+    if (format) {
+        if (chat_format_parse(format, &chat)) goto done;
+    } else if (e->config.chat) {
+        chat = tokenizer_chat_format(e->tokenizer);
+        if (chat == CHAT_UNKNOWN || chat == CHAT_NONE) {
+            fail("%s: the chat template is %s; name the format with --chat-format", e->model.source,
+                 chat == CHAT_NONE ? "absent" : "of a kind this program does not know");
+            goto done;
+        }
+    }
+    if (chat != CHAT_NONE) {
+        if (strlen(text) != size) {
+            fail("%s: a chat message cannot hold NUL bytes", file ? file : "the prompt");
+            goto done;
+        }
+        wrapped = tokenizer_chat_wrap(e->tokenizer, chat, NULL, text);
+        text = wrapped;
+        size = strlen(wrapped);
+    }
+    if (tokenizer_encode(e->tokenizer, text, size, true, ids, n)) goto done;
+    if (*n == 0) {
+        fail("%s: expected text, found nothing to encode", file ? file : "the prompt");
+        free(*ids);
+        *ids = NULL;
+        goto done;
+    }
+    rc = 0;
+
+done:
+    free(owned);
+    free(wrapped);
+    return rc;
+}
