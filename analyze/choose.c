@@ -111,7 +111,7 @@ static void peaks(struct bests *b)
     double *v = xmalloc((size_t)L * sizeof *v);
     int *f = xmalloc((size_t)L * sizeof *f), n = 1, first = 0;
     bool *taken = xcalloc((size_t)L, sizeof *taken);
-    for (int l = 0; l < L; l++) v[l] = measure_segment(p->S, L, l, p->segment, true);
+    for (int l = 0; l < L; l++) v[l] = measure_segment(p->S, NULL, L, l, p->segment, true);
     for (int l = 1; l < early; l++)
         if (v[l] > v[first]) first = l;
     f[0] = first;

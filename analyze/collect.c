@@ -10,15 +10,17 @@
 #include <string.h>
 
 static const struct metric_info infos[METRICS] = {
-    [M1] = {"m1", true, true, false, "attention of layer j on the top k of layer i (OmniKV)"},
-    [M1X] = {"m1x", true, false, false, "m1 without the self term, sinks and recent tokens"},
-    [M2] = {"m2", true, true, false, "m1 by mass, as a share of layer j's own top k (Kascade)"},
-    [M2W] = {"m2w", true, true, false, "m2 times the importance of layer j"},
-    [M4] = {"m4", true, true, false, "tokens that the top k of layers i and j have in common"},
-    [M7] = {"m7", true, true, false, "m4 as a share of the set"},
-    [M8] = {"m8", true, true, true, "cosine of layer j's attention output with layer i's top k"},
-    [M12] = {"m12", false, true, false, "attention weight held by the layer's own top k"},
-    [M15] = {"m15", false, true, false, "share of the top k that is kept at the next step"},
+    [M1] = {"m1", true, true, false, M1, "attention of layer j on the top k of layer i (OmniKV)"},
+    [M1X] = {"m1x", true, false, false, M1X, "m1 without the self term, sinks and recent tokens"},
+    [M2] = {"m2", true, true, false, M2, "m1 by mass, as a share of layer j's own top k (Kascade)"},
+    [M2W] = {"m2w", true, true, false, M2, "m2 times the importance of layer j"},
+    [M4] = {"m4", true, true, false, M4, "tokens that the top k of layers i and j have in common"},
+    [M7] = {"m7", true, true, false, M7, "m4 as a share of the set"},
+    [M8] = {"m8", true, true, true, M8, "cosine of layer j's attention output with i's top k"},
+    [M11] = {"m11", true, true, false, M11, "1 - the mass of layer j outside the top k of layer i"},
+    [M11W] = {"m11w", true, true, false, M11, "m11 times the importance of layer j"},
+    [M12] = {"m12", false, true, false, M12, "attention weight held by the layer's own top k"},
+    [M15] = {"m15", false, true, false, M15, "share of the top k that is kept at the next step"},
 };
 
 const struct metric_info *metric_info(enum metric m)
@@ -34,23 +36,34 @@ int metric_find(const char *name)
         names[m] = infos[m].name;
     }
     const char *near = nearest_name(name, names);
-    return fail("unknown metric \"%s\"%s%s%s; there are m1 m1x m2 m2w m4 m7 m8 m12 m15", name,
-                near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+    return fail("unknown metric \"%s\"%s%s%s; there are m1 m1x m2 m2w m4 m7 m8 m11 m11w m12 "
+                "m15",
+                name, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 }
 
 /* Which sum each metric needs, and the fields that each sum is made from. */
 static uint32_t metric_sums(enum metric m)
 {
     static const uint32_t need[METRICS] = {
-        [M1] = 1u << SIM,    [M1X] = 1u << SIMX,  [M2] = 1u << RATIO,
-        [M4] = 1u << COMMON, [M7] = 1u << SHARED, [M8] = 1u << COSINE,
-        [M12] = 1u << COVER, [M15] = 1u << LAG,   [M2W] = 1u << RATIO | 1u << WEIGHT,
+        [M1] = 1u << SIM,
+        [M1X] = 1u << SIMX,
+        [M2] = 1u << RATIO,
+        [M4] = 1u << COMMON,
+        [M7] = 1u << SHARED,
+        [M8] = 1u << COSINE,
+        [M12] = 1u << COVER,
+        [M15] = 1u << LAG,
+        [M2W] = 1u << RATIO | 1u << WEIGHT,
+        [M11] = 1u << KEPT,
+        [M11W] = 1u << KEPT | 1u << WEIGHT,
     };
     return need[m];
 }
 
-/* The sums made of the layers' sets alone. */
+/* The sums made of the layers' sets alone; those that need them; those made from mass or attn. */
 #define OF_SETS (1u << COMMON | 1u << SHARED | 1u << LAG)
+#define NEED_SETS (OF_SETS | 1u << KEPT)
+#define OF_WEIGHTS (1u << RATIO | 1u << COVER)
 
 /* What one step is measured with: buffers that live as long as the pass. */
 struct work {
@@ -61,7 +74,7 @@ struct work {
     size_t row_n, ex_n;    /* floats allocated */
     int *setx, *setx_n;    /* as set, set_n: the sets of m1x */
     int *set, *last, *own; /* [nk][rows][cap]: sets of this step, of the step before, by mass */
-    int *set_n, *last_n;   /* [nk][rows] */
+    int *set_n, *last_n, *own_n; /* [nk][rows] */
     size_t set_room;
     double *Z, *Zx;               /* [L] sums of the exponentials */
     double *held;                 /* [nk][rows] attention on the own top k */
@@ -145,7 +158,7 @@ static void measure_score(const struct collect *c, struct work *w,
     const int L = c->L, T = info->T, n = info->n_prefill, nx = n - c->sinks - c->recent;
     const bool simx = w->sums >> SIMX & 1 && nx > 0, sim = w->sums >> SIM & 1;
     const bool lag = w->sums >> LAG & 1 && step > 0;
-    const bool overlaps = w->sums & OF_SETS;
+    const bool overlaps = w->sums & OF_SETS, sets = w->sums & NEED_SETS;
 
 #pragma omp parallel for schedule(dynamic)
     for (int l = 0; l < L; l++) {
@@ -154,7 +167,7 @@ static void measure_score(const struct collect *c, struct work *w,
             row_sets(c, w, x + c->sinks, nx, w->setx, w->setx_n, l);
             w->Zx[l] = weigh(w, w->ex + (size_t)l * nx, x + c->sinks, nx);
         }
-        if (sim || overlaps) row_sets(c, w, x, n, w->set, w->set_n, l);
+        if (sim || sets) row_sets(c, w, x, n, w->set, w->set_n, l);
         if (sim) w->Z[l] = weigh(w, x, x, n);
     }
 #pragma omp parallel for schedule(dynamic)
@@ -190,7 +203,8 @@ static int measure_topk_idx(const struct collect *c, struct work *w, const char 
             w->set_n[(size_t)a * w->rows + l] = m;
         }
     }
-    for (int j = 0; j < c->L; j++) add_overlaps(c, w, j, n, step > 0 && w->sums >> LAG & 1);
+    for (int j = 0; w->sums & OF_SETS && j < c->L; j++)
+        add_overlaps(c, w, j, n, step > 0 && w->sums >> LAG & 1);
     return 0;
 }
 
@@ -204,10 +218,10 @@ static void measure_mass(const struct collect *c, struct work *w,
 #pragma omp parallel for schedule(dynamic)
     for (int r = 0; r < rows; r++) {
         const float *A = w->row + (size_t)r * T;
-        row_sets(c, w, A, n, w->own, w->set_n, r);
+        row_sets(c, w, A, n, w->own, w->own_n, r);
         for (int a = 0; a < c->nk; a++) {
             const size_t at = (size_t)a * w->rows + r;
-            w->held[at] = measure_gather(A, set_at(w, w->own, a, r), w->set_n[at]);
+            w->held[at] = measure_gather(A, set_at(w, w->own, a, r), w->own_n[at]);
         }
     }
     if (w->sums & 1u << COVER) {
@@ -228,9 +242,29 @@ static void measure_mass(const struct collect *c, struct work *w,
             const double held = w->held[(size_t)a * w->rows + rj];
             for (int ri = 0; ri < rows; ri++) {
                 const double mass =
-                    measure_gather(A, set_at(w, w->own, a, ri), w->set_n[(size_t)a * w->rows + ri]);
+                    measure_gather(A, set_at(w, w->own, a, ri), w->own_n[(size_t)a * w->rows + ri]);
                 const size_t pair = (size_t)(ri / R) * c->L + j;
                 S[(pair * R + ri % R) * R + h] += held > 0 ? mass / held : 1;
+            }
+        }
+    }
+}
+
+/* KEPT from mass [L, T] and the sets of this step: what layer j keeps of its attention when of the
+ * candidates it sees T_i only. */
+static void measure_kept(const struct collect *c, struct work *w,
+                         const struct dump_sample_info *info)
+{
+#pragma omp parallel for schedule(dynamic)
+    for (int j = 0; j < c->L; j++) {
+        const float *A = w->row + (size_t)j * info->T;
+        const double all = measure_sum(A, info->n_prefill);
+        for (int a = 0; a < c->nk; a++) {
+            double *S = c->sample + c->at[KEPT] + (size_t)a * c->stride[KEPT];
+            for (int i = 0; i < c->L; i++) {
+                const double held =
+                    measure_gather(A, set_at(w, w->set, a, i), w->set_n[(size_t)a * w->rows + i]);
+                S[(size_t)i * c->L + j] += 1 - (all - held);
             }
         }
     }
@@ -262,6 +296,7 @@ static void work_free(struct work *w)
     free(w->own);
     free(w->set_n);
     free(w->last_n);
+    free(w->own_n);
     free(w->Z);
     free(w->Zx);
     free(w->held);
@@ -276,7 +311,7 @@ static void work_free(struct work *w)
 /* Makes W fit a sample: buffers grow to the largest sample met. */
 static int work_fit(const struct collect *c, struct work *w, const struct dump_sample_info *info)
 {
-    const bool mass = w->sums & (1u << RATIO | 1u << COVER);
+    const bool mass = w->sums & OF_WEIGHTS;
     const int n = info->n_prefill, per = mass && w->by_attn ? info->R : 1;
     int widest = 0;
     for (int a = 0; a < c->nk; a++) widest = c->k[a] > widest ? c->k[a] : widest;
@@ -315,14 +350,14 @@ static int work_fit(const struct collect *c, struct work *w, const struct dump_s
 static int read_step(const struct collect *c, struct work *w, const struct dumps *s, struct dump *d,
                      int index, const struct dump_sample_info *info, int step)
 {
-    const uint32_t of_score = 1u << SIM | 1u << SIMX | (c->from_score ? OF_SETS : 0);
+    const uint32_t of_score = 1u << SIM | 1u << SIMX | (c->from_score ? NEED_SETS : 0);
     const struct dump_run *run = s->run;
 
     if (w->sums & of_score) {
         if (dump_rows(d, index, DUMP_SCORE, step, w->row)) return -1;
         measure_score(c, w, info, step);
     }
-    if (w->sums & OF_SETS && !c->from_score) {
+    if (w->sums & NEED_SETS && !c->from_score) {
         const int K = dump_run(d)->K;
         int *idx = xmalloc(((size_t)c->L * K + 1) * sizeof *idx);
         int rc = dump_ints(d, index, DUMP_TOPK_IDX, step, idx);
@@ -330,20 +365,25 @@ static int read_step(const struct collect *c, struct work *w, const struct dumps
         free(idx);
         if (rc) return -1;
     }
+    if (w->sums & OF_WEIGHTS && w->by_attn) {
+        if (dump_rows(d, index, DUMP_ATTN, step, w->row)) return -1;
+        if (info->R != run->H && info->R != run->G)
+            return fail("%s: attn has %d rows a layer, expected %d query or %d kv heads",
+                        dump_path(d), info->R, run->H, run->G);
+        if (info->R != run->G) pool_heads(w->row, c->L, run->H, run->G, info->T);
+        measure_mass(c, w, info, (double)run->G / run->H);
+    }
+    if (w->sums & 1u << KEPT || (w->sums & OF_WEIGHTS && !w->by_attn)) {
+        if (dump_rows(d, index, DUMP_MASS, step, w->row)) return -1;
+        if (w->sums & OF_WEIGHTS && !w->by_attn) measure_mass(c, w, info, 1.0);
+        if (w->sums & 1u << KEPT) measure_kept(c, w, info);
+    }
     if (w->sums & OF_SETS) { /* the next step looks back at these */
         int *p = w->last, *n = w->last_n;
         w->last = w->set;
-        w->set = p;
         w->last_n = w->set_n;
+        w->set = p;
         w->set_n = n;
-    }
-    if (w->sums & (1u << RATIO | 1u << COVER)) {
-        if (dump_rows(d, index, w->by_attn ? DUMP_ATTN : DUMP_MASS, step, w->row)) return -1;
-        if (w->by_attn && info->R != run->H && info->R != run->G)
-            return fail("%s: attn has %d rows a layer, expected %d query or %d kv heads",
-                        dump_path(d), info->R, run->H, run->G);
-        if (w->by_attn && info->R != run->G) pool_heads(w->row, c->L, run->H, run->G, info->T);
-        measure_mass(c, w, info, w->by_attn ? (double)run->G / run->H : 1.0);
     }
     if (w->sums & 1u << COSINE) {
         const size_t pairs = (size_t)c->L * c->L;
@@ -388,13 +428,15 @@ static int end_sample(struct collect *c, const struct work *w, const struct dump
 /* The lines of a table's head that say what the metrics served were made from. */
 static void note_sources(struct collect *c, const struct work *w, const char *left)
 {
-    const uint32_t of_sets =
-        METRIC_BIT(M1) | METRIC_BIT(M1X) | METRIC_BIT(M4) | METRIC_BIT(M7) | METRIC_BIT(M15);
+    const uint32_t of_kept = METRIC_BIT(M11) | METRIC_BIT(M11W);
+    const uint32_t of_sets = METRIC_BIT(M1) | METRIC_BIT(M1X) | METRIC_BIT(M4) | METRIC_BIT(M7) |
+                             METRIC_BIT(M15) | of_kept;
     const uint32_t of_mass = METRIC_BIT(M2) | METRIC_BIT(M2W) | METRIC_BIT(M12);
-    const char *sets = "", *score = "", *mass = "";
+    const char *sets = "", *score = "", *mass = "", *kept = "";
     if (c->served & of_sets)
-        sets = c->from_score ? "m1, m1x, m4, m7, m15: sets are the top k by the recorded score\n"
-                             : "m4, m7, m15: sets are the first k of topk_idx\n";
+        sets = c->from_score
+                   ? "m1, m1x, m4, m7, m11, m11w, m15: sets are the top k by the recorded score\n"
+                   : "m4, m7, m11, m11w, m15: sets are the first k of topk_idx\n";
     if (c->served & (METRIC_BIT(M1) | METRIC_BIT(M1X)))
         score = w->softmax
                     ? "m1, m1x: A_j is the softmax of the recorded score over the candidates\n"
@@ -404,10 +446,12 @@ static void note_sources(struct collect *c, const struct work *w, const char *le
                             "sets are its own top k; m2 takes the best source head of the means "
                             "over steps and samples, then the mean over target heads\n"
                           : "m2, m2w, m12: A is mass, sets are its own top k\n";
-    c->notes = xprintf("%s%s%scandidates are t in [0, n_prefill), ties go to the lower t, k above "
-                       "their number takes them all\nmean over steps, then over samples: %d took "
-                       "part%s",
-                       sets, score, mass, c->samples, left);
+    if (c->served & of_kept) kept = "m11, m11w: A is mass\n";
+    c->notes =
+        xprintf("%s%s%s%scandidates are t in [0, n_prefill), ties go to the lower t, k above "
+                "their number takes them all\nmean over steps, then over samples: %d took "
+                "part%s",
+                sets, score, mass, kept, c->samples, left);
 }
 
 /* Fills c->served and the notes from the fields that every sample with a step has. */
@@ -440,9 +484,17 @@ static int choose_served(struct collect *c, const struct dumps *s, const struct 
     const uint32_t sets = c->from_score ? score : FIELD_BIT(DUMP_TOPK_IDX);
     const uint32_t weight = w->by_attn ? FIELD_BIT(DUMP_ATTN) : mass;
     const uint32_t need[METRICS] = {
-        [M1] = score, [M1X] = score, [M2] = weight,  [M2W] = weight | FIELD_BIT(DUMP_IMPORTANCE),
-        [M4] = sets,  [M7] = sets,   [M12] = weight, [M8] = FIELD_BIT(DUMP_REUSE_ERROR),
+        [M1] = score,
+        [M1X] = score,
+        [M2] = weight,
+        [M2W] = weight | FIELD_BIT(DUMP_IMPORTANCE),
+        [M4] = sets,
+        [M7] = sets,
+        [M12] = weight,
+        [M8] = FIELD_BIT(DUMP_REUSE_ERROR),
         [M15] = sets,
+        [M11] = sets | mass,
+        [M11W] = sets | mass | FIELD_BIT(DUMP_IMPORTANCE),
     };
     c->R = w->by_attn ? s->run->G : 1;
     if (w->by_attn && (s->run->G < 1 || s->run->H % s->run->G != 0))
@@ -520,6 +572,7 @@ int collect_run(struct collect *c, const struct dumps *s, const struct collect_o
     w.set_n = xcalloc((size_t)c->nk * w.rows + 1, sizeof *w.set_n);
     w.setx_n = xcalloc((size_t)c->nk * w.rows + 1, sizeof *w.setx_n);
     w.last_n = xcalloc((size_t)c->nk * w.rows + 1, sizeof *w.last_n);
+    w.own_n = xcalloc((size_t)c->nk * w.rows + 1, sizeof *w.own_n);
     w.held = xcalloc((size_t)c->nk * w.rows + 1, sizeof *w.held);
     w.Z = xcalloc(L, sizeof *w.Z);
     w.Zx = xcalloc(L, sizeof *w.Zx);
@@ -560,8 +613,8 @@ void collect_free(struct collect *c)
 static enum sum matrix_sum(enum metric m)
 {
     static const enum sum from[METRICS] = {
-        [M1] = SIM,    [M1X] = SIMX,  [M2] = RATIO,  [M2W] = RATIO, [M4] = COMMON,
-        [M7] = SHARED, [M8] = COSINE, [M12] = COVER, [M15] = LAG,
+        [M1] = SIM,    [M1X] = SIMX, [M2] = RATIO,  [M2W] = RATIO, [M4] = COMMON, [M7] = SHARED,
+        [M8] = COSINE, [M11] = KEPT, [M11W] = KEPT, [M12] = COVER, [M15] = LAG,
     };
     return from[m];
 }
@@ -584,9 +637,9 @@ int collect_best_head(const double *S, int R, int h)
 static void make_matrix(const struct collect *c, enum metric m, int ki, const double *x,
                         double count, double *S)
 {
-    const int L = c->L, R = m == M2 || m == M2W ? c->R : 1;
+    const int L = c->L, R = infos[m].of == M2 ? c->R : 1;
     const double *heads = R > 1 ? sum_at(c, RATIO, ki) : NULL;
-    const double *weight = m == M2W ? sum_at(c, WEIGHT, 0) : NULL;
+    const double *weight = infos[m].of != m ? sum_at(c, WEIGHT, 0) : NULL;
     for (int i = 0; i < L; i++) {
         for (int j = 0; j < L; j++) {
             const size_t pair = (size_t)i * L + j, at = pair * R * R;
@@ -626,9 +679,11 @@ int collect_k(const struct collect *c, enum metric m, int ki)
 static void layer_values(const struct collect *c, enum metric m, int ki, int segment,
                          const double *x, double count, double *S, double *v)
 {
-    if (infos[m].pair) make_matrix(c, m, ki, x, count, S);
+    const double *w = m == M11W ? sum_at(c, WEIGHT, 0) : NULL; /* a weighted mean of m11 */
+    if (infos[m].pair) make_matrix(c, m == M11W ? M11 : m, ki, x, count, S);
     for (int l = 0; l < c->L; l++)
-        v[l] = infos[m].pair ? measure_segment(S, c->L, l, segment, infos[m].self) : x[l] / count;
+        v[l] =
+            infos[m].pair ? measure_segment(S, w, c->L, l, segment, infos[m].self) : x[l] / count;
 }
 
 int collect_values(const struct collect *c, enum metric m, int ki, int segment, int resamples,

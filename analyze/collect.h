@@ -8,15 +8,16 @@
 
 #include "analyze/dumps.h"
 
-enum metric { M1, M1X, M2, M2W, M4, M7, M8, M12, M15, METRICS };
+enum metric { M1, M1X, M2, M2W, M4, M7, M8, M11, M11W, M12, M15, METRICS };
 #define METRIC_BIT(m) (1u << (m))
 #define ALL_METRICS ((1u << METRICS) - 1)
 
 struct metric_info {
     const char *name;
-    bool pair;    /* a matrix [i, j]; otherwise one value a layer */
-    bool self;    /* the layer value includes j = i */
-    bool partial; /* defined for j >= i only */
+    bool pair;      /* a matrix [i, j]; otherwise one value a layer */
+    bool self;      /* the layer value includes j = i */
+    bool partial;   /* defined for j >= i only */
+    enum metric of; /* the metric that this one weights by importance, or itself */
     const char *what;
 };
 const struct metric_info *metric_info(enum metric m);
@@ -34,7 +35,7 @@ struct collect_options {
 };
 
 /* The things that are summed; metrics are made of them at the end. */
-enum sum { SIM, SIMX, RATIO, COMMON, SHARED, COSINE, COVER, LAG, WEIGHT, SUMS };
+enum sum { SIM, SIMX, RATIO, COMMON, SHARED, COSINE, KEPT, COVER, LAG, WEIGHT, SUMS };
 
 struct collect {
     int L, R; /* layers; rows a layer of RATIO: kv heads, or 1 for mass */
@@ -69,9 +70,9 @@ int collect_best_head(const double *S, int R, int h);
 /* Mean M3 of each layer, [L]; false when no importance was traced. */
 bool collect_weights(const struct collect *c, double *w);
 
-/* Layer values of M with a bootstrap interval over samples, [L] each; SEGMENT layers a mean. In a
- * resample the source heads (M2) and weights (M3) stay those of all samples. 0, or -1 after fail().
- */
+/* Layer values of M with a bootstrap interval over samples, [L] each; SEGMENT layers a mean, which
+ * m11w weights by importance. In a resample the source heads (M2) and weights (M3) stay those of
+ * all samples. 0, or -1 after fail(). */
 int collect_values(const struct collect *c, enum metric m, int ki, int segment, int resamples,
                    uint64_t seed, double *mean, double *low, double *high);
 

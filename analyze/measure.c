@@ -277,13 +277,17 @@ int measure_common(const uint64_t *words, const int *idx, int k)
 
 /* ---- layers and samples */
 
-double measure_segment(const double *S, int L, int i, int n, bool self)
+double measure_segment(const double *S, const double *w, int L, int i, int n, bool self)
 {
     const int end = n < L - i ? i + n : L;
     const int first = !self && i + 1 < end ? i + 1 : i; /* alone, a layer has only itself */
-    double sum = 0;
-    for (int j = first; j < end; j++) sum += S[(size_t)i * L + j];
-    return sum / (end - first);
+    double sum = 0, weighted = 0, weights = 0;
+    for (int j = first; j < end; j++) {
+        sum += S[(size_t)i * L + j];
+        weighted += w ? w[j] * S[(size_t)i * L + j] : 0;
+        weights += w ? w[j] : 0;
+    }
+    return weights > 0 ? weighted / weights : sum / (end - first);
 }
 
 static int ascending(const void *a, const void *b)

@@ -46,8 +46,9 @@ void measure_mark(uint64_t *words, int n, const int *idx, int k);
 int measure_common(const uint64_t *words, const int *idx, int k);
 
 /* The value of layer i from the matrix S [L, L]: the mean of S[i, j] over j in [i, min(i + n, L));
- * without SELF over j in (i, min(i + n, L)), and S[i, i] where that is empty (the last layer). */
-double measure_segment(const double *S, int L, int i, int n, bool self);
+ * without SELF over j in (i, min(i + n, L)), and S[i, i] where that is empty (the last layer). With
+ * W [L] each j counts W[j], unless those of a segment do not sum to more than 0. */
+double measure_segment(const double *S, const double *w, int L, int i, int n, bool self);
 
 /* Per-sample values v [N, L] to the mean, and to the 2.5 % and 97.5 % points (numpy's linear
  * percentile) of RESAMPLES means over N samples drawn with replacement; rows that begin with a NaN

@@ -13,9 +13,9 @@ static const char usage[] =
     "\n"
     "Which few layers must see everything? Every set of filter layers is judged by what it\n"
     "costs, the number of full layers (0 .. first filter, every filter and its wait\n"
-    "layers), and by its quality: the mean over layers, weighted by importance for m2w, of\n"
-    "1 for a full layer and metric(f, j) for a layer j that uses the nearest filter f below\n"
-    "(m4 as a share of the set). The table is the front: the best set of each cost that\n"
+    "layers), and by its quality: the mean over layers, weighted by importance for m2w and\n"
+    "m11w, of 1 for a full layer and metric(f, j) for a layer j that uses the nearest filter\n"
+    "f below (m4 as a share of the set). The table is the front: the best set of each cost that\n"
     "improves on all cheaper ones. From it one is picked: the best within --max-full; with\n"
     "--keep the cheapest of that quality; otherwise the knee, farthest above the line from\n"
     "the cheapest set to a full model. The last two lines are the picked set.\n"
@@ -45,16 +45,27 @@ char *layer_list(const int *f, int n)
     return list;
 }
 
+/* The matrix that a search by M is made with: m4 as a share, and importance as weights apart. */
+static enum metric judged_by(enum metric m)
+{
+    return m == M4 ? M7 : metric_info(m)->of;
+}
+
+static bool weighted(enum metric m)
+{
+    return metric_info(m)->of != m;
+}
+
 /* Fills S and W of the problem from what was collected. */
 static int fill_problem(const struct collect *c, enum metric m, double *S, double *w)
 {
     const int L = c->L;
     double sum = 0;
-    if (m == M2W)
+    if (weighted(m))
         collect_weights(c, w);
     else
         for (int l = 0; l < L; l++) w[l] = 1;
-    collect_matrix(c, m == M2W ? M2 : m == M4 ? M7 : m, 0, S);
+    collect_matrix(c, judged_by(m), 0, S);
     for (int l = 0; l < L; l++) {
         if (w[l] < 0) w[l] = 0; /* 1 - cos may round below 0 */
         sum += w[l];
@@ -66,23 +77,39 @@ static int fill_problem(const struct collect *c, enum metric m, double *S, doubl
     return sum > 0 && isfinite(sum) ? 0 : fail("search: the layers' importance sums to %g", sum);
 }
 
-/* The default metric that the dumps serve, or -1 after fail(). */
-static int default_metric(const struct dumps *s, int k)
+/* The default metric that the dumps serve, and in WHY the reason; -1 after fail(). */
+static int default_metric(const struct dumps *s, int k, const char **why)
 {
+    const uint32_t cheap = FIELD_BIT(DUMP_MASS) | FIELD_BIT(DUMP_IMPORTANCE);
+    uint32_t fields = ~0u;
+    bool same_k = true, sets = true;
     for (int i = 0; i < s->samples; i++) {
         struct dump_sample_info info;
         const struct dump *d = dumps_sample(s, i, 0, &info, NULL);
         if (d == NULL) return -1;
-        if ((info.fields & FIELD_BIT(DUMP_REUSE_ERROR)) == 0 || dump_run(d)->reuse_k != k)
-            return metric_find(SEARCH_FALLBACK_METRIC);
+        if (info.S == 0) continue;
+        fields &= info.fields;
+        same_k &= dump_run(d)->reuse_k == k;
+        sets &= info.fields & FIELD_BIT(DUMP_SCORE) ||
+                (info.fields & FIELD_BIT(DUMP_TOPK_IDX) && dump_run(d)->K >= k);
     }
-    return metric_find(SEARCH_DEFAULT_METRIC);
+    if (sets && (fields & cheap) == cheap) {
+        *why = ", the default where importance was traced";
+        return metric_find(SEARCH_DEFAULT_METRIC);
+    }
+    if (fields & FIELD_BIT(DUMP_REUSE_ERROR) && same_k) {
+        *why = ", the default where reuse_error was traced at this k and importance was not";
+        return metric_find(SEARCH_SECOND_METRIC);
+    }
+    *why = ", the default where neither importance nor reuse_error at this k was traced";
+    return metric_find(SEARCH_FALLBACK_METRIC);
 }
 
 int search_run(struct search_result *r, const struct dumps *s, const struct search_options *o)
 {
     const int L = s->run->L;
-    const int m = o->metric ? metric_find(o->metric) : default_metric(s, o->k);
+    const char *why = "";
+    const int m = o->metric ? metric_find(o->metric) : default_metric(s, o->k, &why);
     const bool every = strcmp(o->algorithm, "all") == 0;
     const int algorithm = every ? 0 : algorithm_find(o->algorithm);
     struct collect c = {0};
@@ -99,9 +126,7 @@ int search_run(struct search_result *r, const struct dumps *s, const struct sear
         return fail("search: %d filter layers are at least %d full layers, --max-full is %d",
                     o->filters, o->filters, o->max_full);
 
-    /* m7 stands in for m4, and m2 with weights for m2w: see fill_problem() */
-    const uint32_t bits =
-        METRIC_BIT(m) | (m == M2W ? METRIC_BIT(M2) : 0) | (m == M4 ? METRIC_BIT(M7) : 0);
+    const uint32_t bits = METRIC_BIT(m) | METRIC_BIT(judged_by(m));
     const struct collect_options co = {.metrics = bits,
                                        .named = bits,
                                        .k = &o->k,
@@ -149,15 +174,12 @@ int search_run(struct search_result *r, const struct dumps *s, const struct sear
     r->rule = o->keep > 0       ? xprintf("the cheapest of quality %g or more", o->keep)
               : o->max_full > 0 ? xprintf("the best of at most %d full layers", p.max_full)
                                 : xprintf("the knee: farthest above the line to a full model");
-    r->notes = xprintf("%s\nmetric %s, k = %d, wait %d%s; pick: %s\n"
-                       "quality: mean over layers%s of 1 (full) or %s(f, j)",
-                       c.notes, metric_info(m)->name, collect_k(&c, m, 0), o->wait,
-                       m == M4 ? " (as a share of the set: m7)" : "", r->rule,
-                       m == M2W ? ", weighted by importance," : "",
-                       metric_info(m == M2W  ? M2
-                                   : m == M4 ? M7
-                                             : m)
-                           ->name);
+    r->notes =
+        xprintf("%s\nmetric %s%s, k = %d, wait %d%s; pick: %s\n"
+                "quality: mean over layers%s of 1 (full) or %s(f, j)",
+                c.notes, metric_info(m)->name, why, collect_k(&c, m, 0), o->wait,
+                m == M4 ? " (as a share of the set: m7)" : "", r->rule,
+                weighted(m) ? ", weighted by importance," : "", metric_info(judged_by(m))->name);
     rc = 0;
 
 done:

@@ -13,10 +13,10 @@ struct search_options {
     double keep;
 };
 
-/* The defaults, and the rows of an option table that fill O. The metric is the first of these two
- * that the dumps serve: the reused selection's effect on the attention output, where it was traced
- * at the k asked for, otherwise by attention weights. docs/metrics.md has the evidence. */
-#define SEARCH_DEFAULT_METRIC "m8"
+/* The defaults, and the rows of an option table that fill O. The metric is the first of these that
+ * the dumps serve; docs/metrics.md has the evidence. */
+#define SEARCH_DEFAULT_METRIC "m11w" /* where mass, score and importance were traced */
+#define SEARCH_SECOND_METRIC "m8"    /* where reuse_error was traced at the k asked for */
 #define SEARCH_FALLBACK_METRIC "m1"
 #define SEARCH_DEFAULT_ALGORITHM "dp"
 #define SEARCH_DEFAULTS                                                                            \
@@ -35,8 +35,10 @@ struct search_options {
         "--recent", OPT_INT, &(o).recent, 0, 1 << 29                                               \
     }
 #define SEARCH_USAGE                                                                               \
-    "  --metric NAME     m1 m1x m2 m2w m4 m7 or m8 [" SEARCH_DEFAULT_METRIC                        \
-    " where reuse_error was traced\n"                                                              \
+    "  --metric NAME     m1 m1x m2 m2w m4 m7 m8 m11 or m11w [" SEARCH_DEFAULT_METRIC               \
+    " where mass, score\n"                                                                         \
+    "                    and importance were traced, otherwise " SEARCH_SECOND_METRIC              \
+    " where reuse_error was\n"                                                                     \
     "                    at --k, otherwise " SEARCH_FALLBACK_METRIC "]\n"                          \
     "  --algorithm NAME  uniform, peaks, greedy, dp or exhaustive [" SEARCH_DEFAULT_ALGORITHM      \
     "]\n"                                                                                          \

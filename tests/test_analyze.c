@@ -210,6 +210,12 @@ static void matrices_by_hand(const char *dump)
         {"m7\t2\t0\t1", .375},
         {"m7\t9\t0\t1", 1},
         {"m8\t2\t0\t2", .25},
+        /* of .8 on candidates; .45, .15 and .45 of it are kept */
+        {"m11\t2\t0\t1", .2 + .8 * ((.45 + .15) / 2 + .45) / 2},
+        {"m11\t2\t2\t2", .2 + .8 * .7},
+        {"m11\t9\t2\t0", 1},
+        {"m11w\t2\t0\t1", (.2 + .8 * ((.45 + .15) / 2 + .45) / 2) * .25},
+        {"m11w\t9\t0\t2", .125},
     };
     check_cells(out, "matrix", want, COUNT_OF(want));
     CHECK(!has(out, "\nm12") && isnan(cell(out, "m8\t2\t2\t0", 0)), "what has no matrix");
@@ -229,6 +235,9 @@ static void layers_by_hand(const char *dump)
         {"m15\t2\t1", 1},
         {"m8\t2\t0", .75},
         {"m8\t2\t2", .25},
+        {"m11\t2\t0", (.76 + .5) / 2},
+        {"m11w\t2\t0", (.5 * .76 + .25 * .5) / .75},
+        {"m11w\t2\t2", .76},
     };
     check_cells(out, "rank", want, COUNT_OF(want));
     /* The samples' own values are .7 + .3 and .7 + .45 over 2; two draws reach both ends. */
@@ -270,6 +279,13 @@ static void heads_are_pooled_after_the_mean(void)
         CHECK((unsigned char)npy[128 + 4 * i] == map[i], "head_map[%d, %d] = %d, want %d", i / 2,
               i % 2, npy[128 + 4 * i], map[i]);
     free(npy);
+    const char *both = check_scratch("both.h5");
+    CHECK(write_dump(both, BIT(ATTN) | BIT(SCORE) | BIT(MASS), false) == 0, "written");
+    CHECK(run(out, analyze_rank, "rank", "--matrix", "--k", "2", both, NULL) == 0 &&
+              fabs(cell(out, "m2\t2\t0\t1", 0) - 1) < 1e-6 &&
+              fabs(cell(out, "m11\t2\t0\t1", 0) - .5) < 1e-6 &&
+              fabs(cell(out, "m7\t2\t0\t1", 0) - .375) < 1e-6,
+          "m2 by attn, m11 by mass");
     CHECK(run(out, analyze_overlap, "overlap", "--by", "head", "--layer", "0", "--k", "2", dump,
               NULL) == 0,
           "overlap");
@@ -284,6 +300,11 @@ static void fields_decide_what_is_served(const char *dump)
     CHECK(run(out, analyze_rank, "rank", "--matrix", "--k", "2", compact, NULL) == 0, "rank");
     CHECK(fabs(cell(out, "m4\t2\t0\t1", 0) - .75) < 1e-6 && !has(out, "\nm1\t"), "from topk_idx");
     CHECK(has(out, "# m1 left out: needs score"), "the head says what is missing");
+    const char *weighed = check_scratch("weighed.h5");
+    CHECK(write_dump(weighed, BIT(TOPK_IDX) | BIT(MASS) | BIT(IMPORTANCE), false) == 0, "written");
+    CHECK(run(out, analyze_rank, "rank", "--matrix", "--k", "2", weighed, NULL) == 0 &&
+              fabs(cell(out, "m11\t2\t0\t1", 0) - .5) < 1e-6,
+          "m11 with the sets of topk_idx: %g", cell(out, "m11\t2\t0\t1", 0));
     mute_failures(true);
     CHECK(run(NULL, analyze_rank, "rank", "--k", "5", compact, NULL) == 1, "k above K");
     CHECK(run(NULL, analyze_rank, "rank", "--metric", "m1", compact, NULL) == 1, "m1 by name");
@@ -339,13 +360,24 @@ static void searches_end_with_the_set(const char *dump)
               "%s", *a);
         CHECK(has(out, "do_select_layers: ") && has(out, "\nnum_wait_load_layers: 1\n"), "%s", *a);
     }
-    /* m8 was traced at k = 2: {0} has cosines 1, .5, .25; at another k m1 takes its place. */
+    /* {0} costs 1: layers 1 and 2 keep .2 + .8 x .375 and .2 + .8 x .3625 of their attention. */
     CHECK(run(out, analyze_search, "search", "--k", "2", dump, NULL) == 0 &&
-              has(out, "metric m8, k = 2") && fabs(cell(out, "1", 0) - 1.75 / 3) < 1e-6,
-          "the default is m8");
-    CHECK(run(out, analyze_search, "search", "--k", "3", dump, NULL) == 0 &&
-              has(out, "metric m1, k = 3"),
-          "without it m1");
+              has(out, "metric m11w, the default where importance was traced, k = 2") &&
+              fabs(cell(out, "1", 0) - (.5 + .25 * .5 + .125 * .49) / .875) < 1e-6,
+          "the default is m11w: %g", cell(out, "1", 0));
+    CHECK(run(out, analyze_search, "search", "--k", "2", "--metric", "m11", dump, NULL) == 0 &&
+              fabs(cell(out, "1", 0) - (1 + .5 + .49) / 3) < 1e-6,
+          "m11 counts every layer alike: %g", cell(out, "1", 0));
+    /* m8 was traced at k = 2: {0} has cosines 1, .5, .25; at another k m1 takes its place. */
+    const char *plain = check_scratch("plain.h5");
+    CHECK(write_dump(plain, EVERY & ~BIT(IMPORTANCE), false) == 0, "written");
+    CHECK(run(out, analyze_search, "search", "--k", "2", plain, NULL) == 0 &&
+              has(out, "metric m8, the default where reuse_error") &&
+              fabs(cell(out, "1", 0) - 1.75 / 3) < 1e-6,
+          "without importance m8");
+    CHECK(run(out, analyze_search, "search", "--k", "3", plain, NULL) == 0 &&
+              has(out, "metric m1, the default where neither"),
+          "without either m1");
     CHECK(run(out, analyze_search, "search", "--k", "2", "--json", dump, NULL) == 0, "json");
     text = text_of(out);
     CHECK(text[0] == '{' && strstr(text, "\"do_select_layers\":") != NULL, "json: %s", text);

@@ -163,10 +163,19 @@ static void segments_stop_at_the_last_layer(void)
                  {0, 3, false, 2.5}, {1, 8, false, 5},   {2, 8, false, 6},  {0, 1, true, 1},
                  {0, 1, false, 1},   {0, 8, false, 2.5}, {1, 2, false, 5}};
     for (size_t c = 0; c < COUNT_OF(cases); c++) {
-        const double got = measure_segment(S, 3, cases[c].i, cases[c].n, cases[c].self);
+        const double got = measure_segment(S, NULL, 3, cases[c].i, cases[c].n, cases[c].self);
         CHECK(got == cases[c].want, "layer %d of %d%s: %g, want %g", cases[c].i, cases[c].n,
               cases[c].self ? "" : " without self", got, cases[c].want);
     }
+}
+
+static void segments_may_be_weighted(void)
+{
+    const double S[9] = {1, 2, 3, 9, 4, 5, 9, 9, 6}, w[3] = {4, 3, 1}, none[3] = {0, 0, 0};
+    CHECK(measure_segment(S, w, 3, 0, 8, true) == (4 + 6 + 3) / 8.0, "layer 0");
+    CHECK(measure_segment(S, w, 3, 0, 8, false) == (6 + 3) / 4.0, "layer 0 without self");
+    CHECK(measure_segment(S, w, 3, 2, 8, true) == 6, "the last layer has only itself");
+    CHECK(measure_segment(S, none, 3, 0, 8, true) == 2, "without weight all count alike");
 }
 
 static void bootstrap_intervals(void)
@@ -351,6 +360,7 @@ int main(void)
     exp_is_near_exp();
     sums_and_sets();
     segments_stop_at_the_last_layer();
+    segments_may_be_weighted();
     bootstrap_intervals();
     costs_are_counted();
     dp_is_exact();
