@@ -54,18 +54,20 @@ int fail(const char *format, ...)
 
 void note(const char *format, ...)
 {
+    char text[1024];
     va_list args;
     if (muted) return;
     va_start(args, format);
-    fprintf(stderr, "%s: ", program);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    one_line(text);
+    fprintf(stderr, "%s: %s\n", program, text);
 }
 
 static void *checked(void *p, size_t bytes)
 {
     if (p || !bytes) return p;
+    muted = false; /* the program ends here: it must say why */
     fail("out of memory: cannot allocate %zu bytes", bytes);
     exit(1);
 }
@@ -101,9 +103,29 @@ char *xprintf(const char *format, ...)
     return s;
 }
 
+double memory_available(void)
+{
+    double bytes = 0, limit;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %lf kB", &bytes) == 1) bytes *= 1024;
+    if (f) fclose(f);
+    f = fopen("/sys/fs/cgroup/memory.max", "r");
+    if (f && fscanf(f, "%lf", &limit) == 1 && limit < bytes) bytes = limit;
+    if (f) fclose(f);
+    return bytes;
+}
+
 void *big_alloc(size_t bytes, const char *what)
 {
     size_t rounded = bytes + 63 < bytes ? 0 : (bytes + 63) / 64 * 64;
+    const double available = memory_available();
+    if (available > 0 && (double)bytes > available) {
+        fail("%s: %.2f GB of memory are needed, %.2f GB are available", what, (double)bytes / 1e9,
+             available / 1e9);
+        return NULL;
+    }
     void *p = rounded ? aligned_alloc(64, rounded) : NULL;
     if (p == NULL) {
         fail("%s: cannot allocate %zu bytes of memory", what, bytes);

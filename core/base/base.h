@@ -16,7 +16,7 @@
  * that it stays one line. Always returns -1. */
 int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Prints "PROGRAM: MESSAGE\n" on stderr: news for the user that is not an error. */
+/* Prints "PROGRAM: MESSAGE\n" on stderr, one line as well: news for the user that is no error. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* The name that fail() and note() print first; P must outlive the program. */
@@ -35,7 +35,12 @@ void *xrealloc(void *p, size_t bytes);
 char *xstrdup(const char *s);
 char *xprintf(const char *format, ...) __attribute__((format(printf, 1, 2))); /* caller frees */
 
-/* BYTES of memory aligned to 64 bytes and zeroed lazily by the system, or NULL after fail(); WHAT
+/* Bytes of memory this process may still take: what the system calls available, and no more than
+ * the limit of its control group. 0 when unknown. */
+double memory_available(void);
+
+/* BYTES of memory aligned to 64 bytes, contents undefined, or NULL after fail() when the
+ * machine has not as much; WHAT
  * names it in the message. For arrays so large that running out is the user's news, such as a KV
  * cache. free() releases it. */
 void *big_alloc(size_t bytes, const char *what);

@@ -3,6 +3,7 @@
 #include "core/base/base.h"
 
 #include <ctype.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,11 +18,24 @@ static void print_help(FILE *f, const char *about, const struct command *table)
     fprintf(f, "\n%s SUBCOMMAND --help explains each.\n", program_name);
 }
 
+/* How long a waiting OpenMP thread spins before it sleeps. The default, some milliseconds, is fatal
+ * beside any other busy process: a decode step has dozens of meeting points, and whoever waits there
+ * keeps the thread it waits for from its core (docs/performance.md has the measurement). The runtime
+ * reads the variable before main(), hence the second start. The user's own setting stands. */
+static void spin_briefly(char **argv)
+{
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    setenv("GOMP_SPINCOUNT", "1000", 1);
+    execv("/proc/self/exe", argv); /* returns only where there is no /proc: then it spins */
+}
+
 int command_main(const char *program, const char *about, const struct command *table, int argc,
                  char **argv)
 {
+    spin_briefly(argv);
     program_name = program;
     set_program_name(program);
+    signal(SIGXFSZ, SIG_IGN); /* past a file size limit a write fails as on a full disk */
     if (argc < 2) {
         print_help(stderr, about, table);
         return 2;

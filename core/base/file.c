@@ -8,14 +8,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define LARGEST ((size_t)2 << 30) /* bytes of a text that is read whole */
+
 char *file_read(const char *path, size_t *size)
 {
-    bool standard = strcmp(path, "-") == 0;
+    const bool standard = strcmp(path, "-") == 0;
     FILE *f = standard ? stdin : fopen(path, "rb");
     char *buffer = NULL;
     size_t n = 0, room = 0, got;
     struct stat st;
 
+    if (standard) path = "standard input";
     if (f == NULL) {
         fail("%s: cannot be opened: %s", path, strerror(errno));
         return NULL;
@@ -25,6 +28,12 @@ char *file_read(const char *path, size_t *size)
         goto done;
     }
     do {
+        if (n > LARGEST) { /* a device that never ends, for instance */
+            fail("%s: expected at most %zu bytes, found more", path, LARGEST);
+            free(buffer);
+            buffer = NULL;
+            goto done;
+        }
         if (n + 65536 > room) buffer = xrealloc(buffer, (room = 2 * room + 65536 + 1) + 1);
         got = fread(buffer + n, 1, room - n, f);
         n += got;
@@ -50,6 +59,9 @@ int output_open(struct output *o, const char *path)
         o->f = stdout;
         return 0;
     }
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* renaming over a device would replace it */
+        return fail("%s: expected the name of a file to write, found something else there", path);
     o->path = xstrdup(path);
     o->temporary = xprintf("%s.tmp.%ld", path, (long)getpid());
     if ((o->f = fopen(o->temporary, "wb")) == NULL) {

@@ -5,11 +5,11 @@
 #include <stdio.h>
 
 /* Reads all of PATH ("-" is stdin) into a new buffer that the caller frees, with a NUL after its
- * *SIZE bytes. NULL after fail(). */
+ * *SIZE bytes. NULL after fail(): unreadable, or past 2 GiB. */
 char *file_read(const char *path, size_t *size);
 
 /* An output stream: stdout for PATH NULL or "-", otherwise PATH.tmp.PID, renamed to PATH by
- * output_close(). NULL after fail(). */
+ * output_close(). 0, or -1 after fail(): PATH is no regular file, or cannot be written. */
 struct output {
     FILE *f;
     char *path, *temporary; /* NULL for stdout */

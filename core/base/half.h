@@ -26,20 +26,46 @@ static inline float bf16_to_f32(uint16_t b)
     return f;
 }
 
+/* Exact. Plain arithmetic: compilers before GCC 12 have no 16-bit float on x86. */
 static inline float f16_to_f32(uint16_t h)
 {
-    _Float16 v;
-    memcpy(&v, &h, sizeof v);
-    return (float)v;
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
+    uint32_t bits = rest + (112u << 23); /* the exponent's bias goes from 15 to 127 */
+    float f;
+    if (rest >= 0x0f800000u) bits += 112u << 23; /* infinity and NaN */
+    if (rest < 0x00800000u) { /* zero and subnormals: let the float unit normalise 2^-14 * 0.m */
+        const uint32_t one = 113u << 23;
+        float base;
+        bits = rest + one;
+        memcpy(&f, &bits, sizeof f);
+        memcpy(&base, &one, sizeof base);
+        f -= base;
+        memcpy(&bits, &f, sizeof bits);
+    }
+    bits |= sign;
+    memcpy(&f, &bits, sizeof f);
+    return f;
 }
 
-/* Rounds to nearest even; beyond 65,504 (plus half a step) it becomes infinity. */
+/* Rounds to nearest even; from 65,520 on it becomes infinity. */
 static inline uint16_t f32_to_f16(float f)
 {
-    _Float16 v = (_Float16)f;
-    uint16_t h;
-    memcpy(&h, &v, sizeof h);
-    return h;
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    if (size > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (size >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+    if (size <
+        0x38800000) { /* below 2^-14: adding 0.5 leaves the rounded subnormal in the low bits */
+        const uint32_t half = 126u << 23;
+        float a, b;
+        memcpy(&a, &size, sizeof a);
+        memcpy(&b, &half, sizeof b);
+        a += b;
+        memcpy(&bits, &a, sizeof bits);
+        return (uint16_t)(sign | (bits - half));
+    }
+    return (uint16_t)(sign | ((size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13));
 }
 
 #endif

@@ -8,7 +8,6 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char usage[] =
     "Usage: okv bench (--model DIR | --shape NAME) [--context 4K,16K,...] [--config FILE]... "
@@ -27,13 +26,16 @@ static const char usage[] =
     "synthetic\n"
     "  --text FILE     text to prefill with, repeated to the length asked for [random tokens]\n"
     "  --threads N     CPU threads [all cores]\n"
+    "  --trace FIELDS  run each step once more, traced (okv trace --fields), into --dump\n"
+    "  --dump STEM     the dumps STEM.METHOD.CONTEXT.h5 of --trace\n"
     "  --out FILE      the table there, not on stdout\n"
     "Columns: method, context (tokens), prefill_s, decode_ms (median), decode_ms_low, "
     "decode_ms_high\n"
     "(10th and 90th percentile), tokens_s, gb_step (weights, keys and values a step must read),\n"
     "roofline_ms (gb_step over the bandwidth this run measured), of_roofline, kv_gb (memory of "
     "keys\n"
-    "and values), status (ok, oom).\n";
+    "and values), traced_ms (median of the traced steps), trace_cost (all the time tracing added,\n"
+    "writing the dump included, as a share), status (ok, oom).\n";
 
 /* Bytes per second that all threads together read from an array far larger than the caches. */
 static double read_bandwidth(void)
@@ -76,11 +78,6 @@ static double step_bytes(const struct model *m, const struct method *method,
            row * (method->full_layers * (double)context + (s->L - method->full_layers) * seen);
 }
 
-static double available_bytes(void)
-{
-    return (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-}
-
 static int by_value(const void *a, const void *b)
 {
     const double x = *(const double *)a, y = *(const double *)b;
@@ -93,6 +90,9 @@ struct bench {
     int n_text, steps;
     bool prefill;
     double bandwidth;
+    struct engine *engine;
+    struct trace_spec trace; /* fields NULL: nothing is traced */
+    const char *dumps;       /* stem of the dumps' names */
 };
 
 static int fill_context(const struct bench *b, struct session *s, int context, double *seconds)
@@ -115,47 +115,85 @@ static int fill_context(const struct bench *b, struct session *s, int context, d
     return rc;
 }
 
-static int bench_point(const struct bench *b, FILE *f, const struct run_config *config, int context)
+static int bench_point(struct bench *b, FILE *f, const struct run_config *config, int context)
 {
     const struct model *m = b->model;
     struct method *method = method_open(config, m);
     struct session *s = NULL;
-    double *ms = xcalloc((size_t)b->steps, sizeof *ms), prefill_s = NAN;
-    int rc = -1;
+    struct tracer *tracer = NULL;
+    double *ms = xcalloc(2 * (size_t)b->steps, sizeof *ms), *traced = ms + b->steps;
+    double prefill_s = NAN, plain_sum = 0, traced_sum = 0;
+    int rc = -1, *fed = NULL;
+    char *path = NULL;
     const float *logits;
 
     if (method == NULL) goto done;
     const double bytes = step_bytes(m, method, config, context);
     const double roofline = bytes / b->bandwidth * 1e3,
                  kv = session_bytes(&m->config, context + b->steps);
-    if (kv > 0.9 * available_bytes()) {
-        fprintf(f, "%s\t%d\t-\tnan\tnan\tnan\tnan\t%.4f\t%.4f\tnan\t%.4f\toom\n",
+    if (kv > 0.9 * memory_available()) {
+        fprintf(f, "%s\t%d\t-\tnan\tnan\tnan\tnan\t%.4f\t%.4f\tnan\t%.4f\tnan\tnan\toom\n",
                 method_name(config->method), context, bytes / 1e9, roofline, kv / 1e9);
         rc = 0;
         goto done;
     }
-    s = session_open(m, context + b->steps + 2, method->keep_queries, true);
+    const int room = context + b->steps + 2,
+              keep = method->keep_queries < room ? method->keep_queries : room;
+    s = session_open(m, room, keep, true);
     if (s == NULL || fill_context(b, s, context, &prefill_s) || method->begin(method, s)) goto done;
-    for (int i = -2; i < b->steps; i++) { /* two steps to warm up */
-        const int token = 1 % m->config.V;
-        const double start = clock_seconds();
-        if (forward(s, &token, 1, false, &method->hooks, NULL, LOGITS_LAST, &logits)) goto done;
-        if (i >= 0) ms[i] = (clock_seconds() - start) * 1e3;
+    if (b->trace.fields) {
+        fed = xcalloc((size_t)room, sizeof *fed);
+        path = xprintf("%s.%s.%d.h5", b->dumps, method_name(config->method), context);
+        b->trace.path = path;
+        if ((tracer = tracer_open(&b->trace, b->engine, method)) == NULL) goto done;
+        if (tracer_begin(tracer, 0, "bench", fed, context, room, b->steps + 2) < 0) goto done;
     }
+    for (int i = -2; i < b->steps; i++) { /* two steps to warm up */
+        const int token = 0;
+        double start = clock_seconds();
+        if (forward(s, &token, 1, false, &method->hooks, NULL, LOGITS_LAST, &logits)) goto done;
+        if (i >= 0) plain_sum += ms[i] = (clock_seconds() - start) * 1e3;
+        if (tracer == NULL) continue;
+        session_rewind(s, session_length(s) - 1); /* the same step again, traced */
+        start = clock_seconds();
+        if (forward(s, &token, 1, false, &method->hooks, tracer_hooks(tracer), LOGITS_LAST,
+                    &logits))
+            goto done;
+        if (i >= 0) traced_sum += traced[i] = (clock_seconds() - start) * 1e3;
+    }
+    if (tracer) { /* what waits to be compressed and written belongs to the cost */
+        const double start = clock_seconds();
+        float *nll = xcalloc((size_t)b->steps + 2, sizeof *nll);
+        rc = tracer_end(tracer, b->engine, fed, context + b->steps + 2, nll, "", "");
+        free(nll);
+        rc = tracer_close(tracer, rc);
+        tracer = NULL;
+        if (rc) goto done;
+        rc = -1;
+        traced_sum += (clock_seconds() - start) * 1e3;
+    }
+    qsort(traced, (size_t)b->steps, sizeof *traced, by_value);
     qsort(ms, (size_t)b->steps, sizeof *ms, by_value);
     const double median = ms[b->steps / 2];
+    char *trace_text = path
+                           ? xprintf("%.4f\t%.4f", traced[b->steps / 2], traced_sum / plain_sum - 1)
+                           : xstrdup("-\t-");
     char *prefill_text = isnan(prefill_s) ? xstrdup("-") : xprintf("%.4f", prefill_s);
-    fprintf(f, "%s\t%d\t%s\t%.4f\t%.4f\t%.4f\t%.2f\t%.4f\t%.4f\t%.3f\t%.4f\tok\n",
+    fprintf(f, "%s\t%d\t%s\t%.4f\t%.4f\t%.4f\t%.2f\t%.4f\t%.4f\t%.3f\t%.4f\t%s\tok\n",
             method_name(config->method), context, prefill_text, median, ms[b->steps / 10],
             ms[b->steps - 1 - b->steps / 10], 1e3 / median, bytes / 1e9, roofline,
-            roofline / median, kv / 1e9);
+            roofline / median, kv / 1e9, trace_text);
     fflush(f);
     free(prefill_text);
+    free(trace_text);
     rc = 0;
 
 done:
+    tracer_close(tracer, -1);
     session_close(s);
     method_close(method);
+    free(fed);
+    free(path);
     free(ms);
     return rc;
 }
@@ -189,7 +227,7 @@ static int parse_contexts(const char *text, int **list, int *n)
 int cmd_bench(int argc, char **argv)
 {
     const char *dir = NULL, *shape = NULL, *contexts = "1K,2K,4K,8K", *text = NULL,
-               *out_path = NULL;
+               *out_path = NULL, *trace = NULL, *dumps = NULL;
     struct strings paths = {0};
     int threads = 0, steps = 32, k = 2048, first, status, n_contexts = 0, *context = NULL,
         n_configs = 0;
@@ -204,6 +242,8 @@ int cmd_bench(int argc, char **argv)
         {"--prefill", OPT_FLAG, &with_prefill, 0, 0},
         {"--text", OPT_STRING, &text, 0, 0},
         {"--threads", OPT_INT, &threads, 1, 1024},
+        {"--trace", OPT_STRING, &trace, 0, 0},
+        {"--dump", OPT_STRING, &dumps, 0, 0},
         {"--out", OPT_STRING, &out_path, 0, 0},
         {0},
     };
@@ -214,10 +254,18 @@ int cmd_bench(int argc, char **argv)
     char *notes = NULL;
     if ((status = options_parse(argc, argv, options, usage, &first)) >= 0) goto done;
     if (!dir == !shape || first < argc) {
-        status = usage_error(argv[0], "one of --model DIR and --shape NAME is needed");
+        status =
+            first < argc
+                ? usage_error(argv[0], "unexpected argument \"%s\"", argv[first])
+                : usage_error(argv[0], "exactly one of --model DIR and --shape NAME is needed");
+        goto done;
+    }
+    if (!trace != !dumps) {
+        status = usage_error(argv[0], "--trace FIELDS and --dump STEM go together");
         goto done;
     }
     if ((status = parse_contexts(contexts, &context, &n_contexts) ? 2 : 0) != 0) goto done;
+    tracer_not_here(argv[0]);
     struct engine_args args = {.model = dir, .shape = shape, .threads = threads};
     if ((status = engine_open(&e, argv[0], &args)) != 0) goto done;
     status = 1;
@@ -235,7 +283,15 @@ int cmd_bench(int argc, char **argv)
     if (text && engine_prompt(&e, NULL, text, NULL, &ids, &n_ids)) goto done;
     if (output_open(&out, out_path)) goto done;
 
-    struct bench b = {&e.model, ids, n_ids, steps, with_prefill || text, read_bandwidth()};
+    struct bench b = {.model = &e.model,
+                      .text = ids,
+                      .n_text = n_ids,
+                      .steps = steps,
+                      .prefill = with_prefill || text,
+                      .bandwidth = read_bandwidth(),
+                      .engine = &e,
+                      .trace = {.fields = trace, .argc = argc, .argv = argv},
+                      .dumps = dumps};
     if (b.bandwidth < 0) goto done;
     notes = xprintf(
         "model %s%s, %s weights %.3f GB, %d threads; read bandwidth measured: %.1f GB/s\n"
@@ -251,7 +307,7 @@ int cmd_bench(int argc, char **argv)
     fprintf(
         out.f,
         "method\tcontext\tprefill_s\tdecode_ms\tdecode_ms_low\tdecode_ms_high\ttokens_s\tgb_step\t"
-        "roofline_ms\tof_roofline\tkv_gb\tstatus\n");
+        "roofline_ms\tof_roofline\tkv_gb\ttraced_ms\ttrace_cost\tstatus\n");
     for (int i = 0; i < n_configs; i++)
         for (int j = 0; j < n_contexts; j++)
             if (bench_point(&b, out.f, &configs[i], context[j])) goto done;

@@ -63,7 +63,23 @@ struct session *engine_session(const struct engine *e, const struct method *meth
              e->config.max_context);
         return NULL;
     }
-    return session_open(&e->model, room, method ? method->keep_queries : 0, e->extrapolate);
+    const int keep = method ? method->keep_queries : 0;
+    return session_open(&e->model, room, keep < room ? keep : room, e->extrapolate);
+}
+
+int engine_ids(const struct engine *e, const char *path, int **ids, int *n)
+{
+    const int V = e->model.config.V;
+    if (json_ids(path, ids, n)) return -1;
+    for (int i = 0; i < *n; i++)
+        if ((*ids)[i] >= V) {
+            const int found = (*ids)[i];
+            free(*ids);
+            *ids = NULL;
+            return fail("%s: ids[%d]: expected an id below the vocabulary's %d, found %d", path, i,
+                        V, found);
+        }
+    return 0;
 }
 
 int engine_prompt(struct engine *e, const char *text, const char *file, const char *format,
@@ -98,7 +114,15 @@ int engine_prompt(struct engine *e, const char *text, const char *file, const ch
         text = wrapped;
         size = strlen(wrapped);
     }
-    if (tokenizer_encode(e->tokenizer, text, size, true, ids, n)) goto done;
+    const bool muted = mute_failures(true); /* the tokenizer does not know where its text is from */
+    const int bad = tokenizer_encode(e->tokenizer, text, size, true, ids, n);
+    mute_failures(muted);
+    if (bad) {
+        char *why = xstrdup(last_failure());
+        fail("%s: %s", file ? file : "the prompt", why);
+        free(why);
+        goto done;
+    }
     if (*n == 0) {
         fail("%s: expected text, found nothing to encode", file ? file : "the prompt");
         free(*ids);

@@ -51,6 +51,10 @@ int engine_tokenizer(struct engine *e, bool required);
  * past the config's max_context_len. NULL after fail(). */
 struct session *engine_session(const struct engine *e, const struct method *method, int room);
 
+/* Reads a list of token ids of the engine's vocabulary; the caller frees *IDS. 0, or -1 after
+ * fail(). */
+int engine_ids(const struct engine *e, const char *path, int **ids, int *n);
+
 /* Reads a prompt file, or takes TEXT, applies the chat format the config or FORMAT asks for (NULL:
  * the config's use_chat_template) and encodes it with BOS. 0, or -1 after fail(). */
 int engine_prompt(struct engine *e, const char *text, const char *file, const char *format,
@@ -80,6 +84,10 @@ struct tracer *tracer_open(const struct trace_spec *spec, const struct engine *e
 /* The trace that SAVE_SELECTED_IDX asks for: NULL with *RC = 0 when the variable is not set. */
 struct tracer *tracer_from_environment(const struct engine *e, const struct method *m, int argc,
                                        char **argv, int *rc);
+
+/* For subcommand NAME, which decodes nothing of its own: says that SAVE_SELECTED_IDX is without
+ * effect where it is set. */
+void tracer_not_here(const char *name);
 
 /* The hooks to hand to forward() as its tap. */
 const struct hooks *tracer_hooks(struct tracer *t);

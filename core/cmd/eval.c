@@ -40,6 +40,7 @@ int cmd_eval(int argc, char **argv)
     if ((rc = options_parse(argc, argv, options, usage, &first)) >= 0) return rc;
     if (first < argc) return usage_error(argv[0], "unexpected argument \"%s\"", argv[first]);
     if (data == NULL) return usage_error(argv[0], "--data SUITE.jsonl is needed");
+    if (chat && chat_format_parse(chat, &(enum chat_format){CHAT_NONE})) return 2;
 
     struct engine e;
     struct method *method = NULL;

@@ -49,12 +49,58 @@ static int emit(void *ctx, int token)
     return fflush(stdout) ? fail("standard output: cannot be written") : 0;
 }
 
-static void print_json(const int *ids, int n, const char *text, bool stopped, int prompt,
-                       double prefill_s, double decode_s)
+/* Length of the character at TEXT [SIZE]; where it is not whole UTF-8, *GOOD is false and the
+ * length that of what could have begun one (Unicode 15, table 3-7 and section 3.9). */
+static size_t character(const char *text, size_t size, bool *good)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    const size_t more = s[0] < 0x80 ? 0 : s[0] < 0xe0 ? 1 : s[0] < 0xf0 ? 2 : 3;
+    unsigned char low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
+    unsigned char high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
+    size_t n = 1;
+    *good = s[0] < 0x80;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 1;
+    for (; n <= more && n < size && s[n] >= low && s[n] <= high; n++) low = 0x80, high = 0xbf;
+    *good = n == more + 1;
+    return n;
+}
+
+/* TEXT [SIZE] as a JSON string, in new memory: what is not UTF-8 becomes U+FFFD. */
+static char *json_quoted(const char *text, size_t size)
+{
+    char *out = xmalloc(6 * size + 3);
+    size_t n = 0;
+    out[n++] = '"';
+    for (size_t i = 0; i < size;) {
+        const unsigned char c = (unsigned char)text[i];
+        bool good;
+        const size_t length = character(text + i, size - i, &good);
+        if (!good) {
+            n += (size_t)sprintf(out + n, "\xef\xbf\xbd");
+        } else if (c < 0x20 || c == '"' || c == '\\') {
+            n += (size_t)sprintf(out + n, "\\u%04x", c);
+        } else {
+            memcpy(out + n, text + i, length);
+            n += length;
+        }
+        i += length;
+    }
+    memcpy(out + n, "\"", 2);
+    return out;
+}
+
+static void print_json(const int *ids, int n, const char *text, size_t size, bool stopped,
+                       int prompt, double prefill_s, double decode_s)
 {
     cJSON *o = cJSON_CreateObject();
     cJSON_AddItemToObject(o, "ids", cJSON_CreateIntArray(ids, n));
-    cJSON_AddItemToObject(o, "text", text ? cJSON_CreateString(text) : cJSON_CreateNull());
+    if (text) {
+        char *quoted = json_quoted(text, size);
+        cJSON_AddRawToObject(o, "text", quoted);
+        free(quoted);
+    } else {
+        cJSON_AddNullToObject(o, "text");
+    }
     cJSON_AddStringToObject(o, "finish_reason", stopped ? "stop" : "length");
     cJSON_AddNumberToObject(o, "prompt_tokens", prompt);
     cJSON_AddNumberToObject(o, "prefill_s", prefill_s);
@@ -90,7 +136,10 @@ int cmd_generate(int argc, char **argv)
     if ((rc = options_parse(argc, argv, options, usage, &first)) >= 0) return rc;
     if (first < argc) return usage_error(argv[0], "unexpected argument \"%s\"", argv[first]);
     if (!prompt + !file + !ids_file != 2)
-        return usage_error(argv[0], "one of --prompt, --prompt-file and --ids is needed");
+        return usage_error(argv[0], "exactly one of --prompt, --prompt-file and --ids is needed");
+    if (chat && ids_file)
+        return usage_error(argv[0], "--chat-format wraps text; --ids is fed as it stands");
+    if (chat && chat_format_parse(chat, &(enum chat_format){CHAT_NONE})) return 2;
 
     struct engine e;
     struct method *method = NULL;
@@ -100,7 +149,7 @@ int cmd_generate(int argc, char **argv)
     int *ids = NULL, n = 0, *out = NULL, count = 0;
     float *nll = NULL;
     char *text = NULL;
-    size_t size;
+    size_t size = 0;
     const float *logits;
     if ((rc = engine_open(&e, argv[0], &args)) != 0) return rc;
     const bool samples = temperature > 0 || (temperature < 0 && (top_k || top_p < 1 || seed >= 0));
@@ -112,7 +161,8 @@ int cmd_generate(int argc, char **argv)
                                    .top_p = top_p,
                                    .seed = seed >= 0 ? (uint64_t)seed : e.config.seed},
                  e.model.config.V);
-    if (ids_file ? json_ids(ids_file, &ids, &n) : engine_prompt(&e, prompt, file, chat, &ids, &n))
+    if (ids_file ? engine_ids(&e, ids_file, &ids, &n)
+                 : engine_prompt(&e, prompt, file, chat, &ids, &n))
         goto done;
     if (ids_file && engine_tokenizer(&e, false)) goto done;
     if ((method = method_open(&e.config, &e.model)) == NULL) goto done;
@@ -146,7 +196,7 @@ int cmd_generate(int argc, char **argv)
     for (int i = 0; i < e.model.config.n_eos && count; i++)
         stopped = stopped || (!ignore_eos && out[n + count - 1] == e.model.config.eos[i]);
     if (json)
-        print_json(out + n, count, text, stopped, n, middle - start, end - middle);
+        print_json(out + n, count, text, size, stopped, n, middle - start, end - middle);
     else
         putchar('\n');
     status = 0;

@@ -32,7 +32,10 @@ int cmd_info(int argc, char **argv)
     cJSON *o = cJSON_CreateObject();
     if ((status = options_parse(argc, argv, options, usage, &first)) >= 0) goto done;
     if (!dir == !shape || first < argc) {
-        status = usage_error(argv[0], "one of --model DIR and --shape NAME is needed");
+        status =
+            first < argc
+                ? usage_error(argv[0], "unexpected argument \"%s\"", argv[first])
+                : usage_error(argv[0], "exactly one of --model DIR and --shape NAME is needed");
         goto done;
     }
     status = 1;

@@ -66,13 +66,14 @@ int cmd_logits(int argc, char **argv)
         status = usage_error(argv[0], "--ids FILE.json and --out FILE.h5 are needed");
         goto done;
     }
+    tracer_not_here(argv[0]);
     if ((status = engine_open(&e, argv[0], &args)) != 0) goto done;
     status = 1;
     if (e.config.method != METHOD_DENSE) {
         fail("%s: the logits of a teacher-forced pass are dense: leave --config out", args.config);
         goto done;
     }
-    if (json_ids(ids_file, &ids, &n)) goto done;
+    if (engine_ids(&e, ids_file, &ids, &n)) goto done;
     for (int i = 0; i < rows.n; i++)
         if (rows.v[i] >= n) {
             fail("--rows: row %d: %s has the positions 0 to %d", rows.v[i], ids_file, n - 1);

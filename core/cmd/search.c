@@ -24,7 +24,7 @@ static const char usage[] =
     "the\n"
     "dense answers; with it, the best set within N full layers is named.\n\n" ENGINE_USAGE
     "  --data FILE     token-level suite (okv gen makes one); \"-\" is stdin\n"
-    "  --k K           selected tokens; below 1 a fraction of the prompt [32]\n"
+    "  --k K           selected tokens; below 1 a fraction of the prompt [the config's, or 32]\n"
     "  --max-full N    full layers at most\n"
     "  --filters F     exactly F filter layers\n"
     "  --wait W        full layers after each filter [0 and 1 are both tried]\n"
@@ -53,6 +53,7 @@ struct prompt {
 
 struct search {
     struct engine *e;
+    const char *data; /* the suite's file */
     struct prompt *prompt;
     int n_prompts;
     struct candidate *tried;
@@ -63,13 +64,27 @@ struct search {
     struct progress progress;
 };
 
+/* Of prompts that ran with their failures muted, reports the first that failed: WHY [n] holds the
+ * messages, NULL where all went well. Frees them. 0, or -1 after fail(). */
+static int report_first(char **why, int n)
+{
+    int rc = 0;
+    for (int i = 0; i < n; i++) {
+        if (why[i] && rc == 0) rc = fail("prompt %d: %s", i, why[i]);
+        free(why[i]);
+    }
+    free(why);
+    return rc;
+}
+
 /* Runs all prompts under CONFIG and adds up the answers. 0, or -1 after fail(). */
 static int run_prompts(struct search *s, const struct run_config *config, struct tally *total)
 {
     struct tally *each = xcalloc((size_t)s->n_prompts, sizeof *each);
-    int failed = 0;
+    char **why = xcalloc((size_t)s->n_prompts, sizeof *why);
+    const bool muted = mute_failures(true);
     /* A prompt each to a core: inside, every op then runs on its one thread. */
-#pragma omp parallel for schedule(dynamic) reduction(+ : failed)
+#pragma omp parallel for schedule(dynamic)
     for (int i = 0; i < s->n_prompts; i++) {
         const struct prompt *p = &s->prompt[i];
         const struct suite_line *l = p->line;
@@ -79,13 +94,14 @@ static int run_prompts(struct search *s, const struct run_config *config, struct
         session_rewind(p->session, l->n_prefill);
         if (m == NULL ||
             decode_known(p->session, m, NULL, l->ids, l->n_prefill, l->n, p->first, argmax, nll))
-            failed++;
+            why[i] = xstrdup(last_failure());
         else
             tally_tokens(&each[i], l, argmax, nll);
         method_close(m);
         free(argmax);
         free(nll);
     }
+    mute_failures(muted);
     memset(total, 0, sizeof *total);
     for (int i = 0; i < s->n_prompts; i++) { /* in order, so that sums repeat */
         total->correct += each[i].correct;
@@ -94,7 +110,7 @@ static int run_prompts(struct search *s, const struct run_config *config, struct
         total->tokens += each[i].tokens;
     }
     free(each);
-    return failed ? -1 : 0;
+    return report_first(why, s->n_prompts);
 }
 
 static double mean_nll(const struct tally *t)
@@ -320,8 +336,8 @@ static int prefill_prompts(struct search *s, const struct suite *suite)
         struct prompt *p = &s->prompt[i];
         p->line = &suite->line[i];
         if (p->line->ids == NULL || p->line->n_spans == 0) {
-            failed = fail(
-                "line %d of the suite: expected ids and spans: a search is judged by token", i + 1);
+            failed = fail("%s: line %d: expected ids and spans: a search is judged by token",
+                          s->data, i + 1);
             break;
         }
         p->first = xmalloc((size_t)V * sizeof *p->first);
@@ -334,16 +350,19 @@ static int prefill_prompts(struct search *s, const struct suite *suite)
     method_close(probe);
     if (failed) return -1;
     note("keys and values of %d prompts: %.2f GB", suite->n, bytes / 1e9);
-#pragma omp parallel for schedule(dynamic) reduction(+ : failed)
+    char **why = xcalloc((size_t)suite->n, sizeof *why);
+    const bool muted = mute_failures(true);
+#pragma omp parallel for schedule(dynamic)
     for (int i = 0; i < suite->n; i++) {
         struct prompt *p = &s->prompt[i];
         const float *logits;
         if (prefill(p->session, p->line->ids, p->line->n_prefill, NULL, &logits))
-            failed++;
+            why[i] = xstrdup(last_failure());
         else
             memcpy(p->first, logits, (size_t)V * sizeof *p->first);
     }
-    return failed ? -1 : 0;
+    mute_failures(muted);
+    return report_first(why, suite->n);
 }
 
 /* The trace that SAVE_SELECTED_IDX asks for is one of the set that was found. */
@@ -389,8 +408,8 @@ int cmd_search(int argc, char **argv)
     struct engine_args args = {0};
     struct strings sets = {0};
     const char *data = NULL, *out_path = NULL;
-    double k = 32;
-    int max_full = 0, filters = 0, wait = -1, beam = 6, first, rc, status = 1;
+    double k = 0; /* 0: not given */
+    int max_full = 0, filters = 0, wait = -1, beam = 6, first, status = 1;
     const struct option_spec options[] = {
         ENGINE_OPTIONS(args),
         {"--data", OPT_STRING, &data, 0, 0},
@@ -403,29 +422,46 @@ int cmd_search(int argc, char **argv)
         {"--out", OPT_STRING, &out_path, 0, 0},
         {0},
     };
-    if ((rc = options_parse(argc, argv, options, usage, &first)) >= 0) return rc;
-    if (first < argc) return usage_error(argv[0], "unexpected argument \"%s\"", argv[first]);
-    if (data == NULL) return usage_error(argv[0], "--data SUITE.jsonl is needed");
-
-    struct engine e;
+    struct engine e = {0};
     struct suite *suite = NULL;
     struct output out = {0};
     const struct candidate *chosen = NULL;
-    if ((rc = engine_open(&e, argv[0], &args)) != 0) return rc;
+    struct search s = {.e = &e};
+    if ((status = options_parse(argc, argv, options, usage, &first)) >= 0) goto done;
+    if (first < argc || data == NULL || (k >= 1 && k != floor(k))) {
+        status = first < argc ? usage_error(argv[0], "unexpected argument \"%s\"", argv[first])
+                 : data == NULL
+                     ? usage_error(argv[0], "--data SUITE.jsonl is needed")
+                     : usage_error(argv[0],
+                                   "--k: expected a whole number, or a fraction below 1, "
+                                   "found %g",
+                                   k);
+        goto done;
+    }
+    if ((status = engine_open(&e, argv[0], &args)) != 0) goto done;
+    status = 1;
     const int L = e.model.config.L;
-    struct search s = {.e = &e, .filters = filters, .beam = beam};
+    s.data = data;
+    s.filters = filters;
+    s.beam = beam;
     s.max_cost = max_full && max_full < L ? max_full : L;
     s.n_waits = wait >= 0 ? 1 : 2;
     s.waits[0] = wait >= 0 ? wait : 0;
     s.waits[1] = 1;
-    if (args.config == NULL && default_config(&e.config, k)) goto done;
+    if (args.config == NULL && default_config(&e.config, k > 0 ? k : 32)) goto done;
     if (e.config.method != METHOD_OMNIKV) {
         fail("%s: expected an OmniKV config (model_cls multi): its selector and budget are "
              "searched with",
              args.config);
         goto done;
     }
-    e.config.budget = k;
+    if (k > 0) e.config.budget = k;
+    k = e.config.budget;
+    if (k >= 1 && (double)e.config.sinks + e.config.recent > k) {
+        fail("%s: \"sinks\" and \"recent\": expected at most --k (%g) together, found %d and %d",
+             args.config, k, e.config.sinks, e.config.recent);
+        goto done;
+    }
     if ((suite = suite_load(data, e.model.config.V)) == NULL) goto done;
     if (output_open(&out, out_path)) goto done;
     if (prefill_prompts(&s, suite)) goto done;
@@ -437,7 +473,11 @@ int cmd_search(int argc, char **argv)
     if (sets.n > 0) chosen = lowest_nll(&s);
     progress_end(&s.progress);
     if (chosen == NULL) {
-        fail("no set of %d filters has at most %d full layers", filters, s.max_cost);
+        char *wanted = filters ? xprintf(" of %d filters", filters) : xstrdup("");
+        char *after = wait >= 0 ? xprintf(" with %d wait layers", wait) : xstrdup("");
+        fail("no set%s%s has at most %d full layers", wanted, after, s.max_cost);
+        free(wanted);
+        free(after);
         goto done;
     }
     const struct candidate found = *chosen;
@@ -456,14 +496,16 @@ int cmd_search(int argc, char **argv)
                 filters_found, found.wait);
     free(notes);
     free(filters_found);
+    if (s.dense.score.correct == 0)
+        note("dense decoding answers nothing correctly here: accuracy says nothing, nll little");
     if (!max_full && sets.n == 0 && !keeps_answers(&s, &found))
         note("no set tried keeps 95 %% of the dense answers: the best one is named");
     if (trace_found(&e, &found, suite, argc, argv)) goto done;
     status = 0;
 
 done:
-    if (output_close(&out, status)) status = 1;
-    if (output_close(&(struct output){.f = stdout}, status)) status = 1;
+    if (output_close(&out, status)) status = status ? status : 1;
+    if (output_close(&(struct output){.f = stdout}, status)) status = status ? status : 1;
     for (int i = 0; s.prompt && i < s.n_prompts; i++) {
         session_close(s.prompt[i].session);
         free(s.prompt[i].first);

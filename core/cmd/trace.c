@@ -21,7 +21,8 @@ static const char usage[] =
     "  --ids FILE      one prompt, as a JSON list of token ids, fed as it stands\n"
     "  --out FILE      the dump; finished samples wait in FILE.part/ until the run is whole\n"
     "  --fields A,B    what to record: mass, score, topk, selected_idx, attn, importance,\n"
-    "                  reuse_error, prefill_score [mass,score,topk, and selected_idx where the\n"
+    "                  reuse_error, prefill_score [mass,score,topk,importance, and selected_idx "
+    "where the\n"
     "                  method selects]\n"
     "  --top N         entries of topk [256]\n"
     "  --reuse-k N     selected tokens of reuse_error [32]\n"
@@ -37,7 +38,7 @@ static struct suite *one_line(struct engine *e, const char *prompt_file, const c
                               const char *chat)
 {
     int *ids = NULL, n = 0;
-    if (ids_file ? json_ids(ids_file, &ids, &n)
+    if (ids_file ? engine_ids(e, ids_file, &ids, &n)
                  : engine_prompt(e, NULL, prompt_file, chat, &ids, &n))
         return NULL;
     struct suite *s = xcalloc(1, sizeof *s);
@@ -76,8 +77,12 @@ int cmd_trace(int argc, char **argv)
     if ((rc = options_parse(argc, argv, options, usage, &first)) >= 0) return rc;
     if (first < argc) return usage_error(argv[0], "unexpected argument \"%s\"", argv[first]);
     if (!data + !prompt + !ids != 2)
-        return usage_error(argv[0], "one of --data, --prompt-file and --ids is needed");
-    if (spec.path == NULL) return usage_error(argv[0], "--out FILE.h5 is needed");
+        return usage_error(argv[0], "exactly one of --data, --prompt-file and --ids is needed");
+    if (chat && ids)
+        return usage_error(argv[0], "--chat-format wraps text; --ids is fed as it stands");
+    if (chat && chat_format_parse(chat, &(enum chat_format){CHAT_NONE})) return 2;
+    if (spec.path == NULL || *spec.path == 0)
+        return usage_error(argv[0], "--out FILE.h5 is needed");
 
     struct engine e;
     struct method *method = NULL;

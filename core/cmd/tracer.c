@@ -27,6 +27,7 @@ struct tracer {
     /* working memory, for rows of up to max_T positions */
     float *score, *mass, *picked;
     int *best;
+    float *top_mass;            /* [K] */
     float *importance, *totals; /* [L] of the step: written when its last layer is done */
     float *columns;             /* [L, H, max_T] sums of the prefill's attention */
 
@@ -138,7 +139,7 @@ static int put_top(struct tracer *t, const struct layer_pass *p, int step)
     const int H = t->c->H, K = t->run.K, pos = p->pos0;
     const float *logits = p->logits, *lse = p->lse;
     const int k = top_candidates(t, p, K, t->best);
-    float mass[K], after = 0;
+    float *mass = t->top_mass, after = 0;
 
     if (p->view.idx || (t->options.fields & BIT(MASS))) {
         for (int i = 0; i < k; i++) mass[i] = t->mass[t->best[i]];
@@ -243,6 +244,22 @@ static void before(void *ctx, struct layer_pass *p)
     if (f & BIT(IMPORTANCE)) p->want_delta = true;
 }
 
+/* What any head sees of filter FILTER's selection: ascending, [*count]. */
+static const int *selected_by_any(struct tracer *t, int filter, int *count)
+{
+    const struct method *m = t->method;
+    const int *idx = m->selection(m, filter, 0, count);
+    if (m->sets == 1) return idx;
+    int n = 0;
+    for (int i = 0; i < t->max_T; i++) t->picked[i] = 0;
+    for (int set = 0; set < m->sets; set++)
+        for (int i = 0; i < *count; i++) t->picked[idx[(size_t)set * (size_t)m->stride + i]] = 1;
+    for (int i = 0; i < t->max_T; i++)
+        if (t->picked[i] > 0) t->best[n++] = i;
+    *count = n;
+    return t->best;
+}
+
 static int after(void *ctx, const struct layer_pass *p)
 {
     struct tracer *t = ctx;
@@ -284,7 +301,7 @@ static int after(void *ctx, const struct layer_pass *p)
             return -1;
     for (int i = 0; (f & BIT(SELECTED_IDX)) && i < t->method->M; i++) {
         int count;
-        const int *idx = t->method->selection(t->method, i, 0, &count);
+        const int *idx = selected_by_any(t, i, &count);
         if (dump_put_int(t->writer, DUMP_SELECTED_IDX, step, i, idx, count)) return -1;
     }
     return 0;
@@ -297,8 +314,8 @@ static int parse_fields(struct tracer *t, const char *list)
     const bool selects = t->method && t->method->M > 0;
     int rc = -1;
     if (list == NULL) {
-        t->options.fields = BIT(MASS) | BIT(SCORE) | BIT(TOPK_IDX) | BIT(TOPK_MASS) |
-                            BIT(TOPK_TOTAL) | (selects ? BIT(SELECTED_IDX) : 0);
+        t->options.fields = BIT(MASS) | BIT(SCORE) | BIT(IMPORTANCE) | BIT(TOPK_IDX) |
+                            BIT(TOPK_MASS) | BIT(TOPK_TOTAL) | (selects ? BIT(SELECTED_IDX) : 0);
         return 0;
     }
     char *copy = xstrdup(list), *rest = copy;
@@ -329,6 +346,7 @@ struct tracer *tracer_open(const struct trace_spec *spec, const struct engine *e
                            const struct method *m)
 {
     const struct model_config *c = &e->model.config;
+    const struct run_config *config = m ? m->config : &e->config;
     struct tracer *t = xcalloc(1, sizeof *t);
     const bool weights =
         m && m->config->method == METHOD_OMNIKV && m->config->selector != SELECT_LAST;
@@ -351,8 +369,8 @@ struct tracer *tracer_open(const struct trace_spec *spec, const struct engine *e
         .model = c->name,
         .fingerprint = e->model.weights->fingerprint,
         .command = t->command,
-        .config = e->config.json,
-        .method = method_name(e->config.method),
+        .config = config->json,
+        .method = method_name(config->method),
         .dtype = dtype_name(e->model.weights->dtype),
         .backend = e->model.ops->name,
         .score_kind = weights ? "softmax_before_last" : "last",
@@ -368,10 +386,10 @@ struct tracer *tracer_open(const struct trace_spec *spec, const struct engine *e
         .K = spec->top ? spec->top : 256,
         .reuse_k = spec->reuse_k ? spec->reuse_k : 32,
         .M = m ? m->M : 0,
-        .layers = e->config.layers,
+        .layers = config->layers,
         .full_layers = m ? m->full_layers : c->L,
         .random_weights = e->model.weights->random,
-        .seed = e->config.seed,
+        .seed = config->seed,
     };
     if ((t->writer = dump_create(spec->path, &t->run, &t->options)) == NULL) goto failed;
     return t;
@@ -399,6 +417,13 @@ struct tracer *tracer_from_environment(const struct engine *e, const struct meth
     return t;
 }
 
+void tracer_not_here(const char *name)
+{
+    const char *asked = getenv("SAVE_SELECTED_IDX");
+    if (asked && *asked)
+        note("SAVE_SELECTED_IDX has no effect: okv %s decodes no tokens of a text", name);
+}
+
 const struct hooks *tracer_hooks(struct tracer *t)
 {
     return t ? &t->hooks : NULL;
@@ -412,8 +437,9 @@ static int selection_room(const struct tracer *t, int n_prefill)
 void tracer_announce(const struct tracer *t, int T, int S, int samples)
 {
     const double each = dump_sample_bytes(&t->run, &t->options, T, S, selection_room(t, T));
-    note("tracing %d sample%s of up to %d tokens and %d steps: at most %.1f MB before compression",
-         samples, samples == 1 ? "" : "s", T, S, each * samples / 1e6);
+    note("tracing %d sample%s of up to %d tokens and %d step%s: at most %.*f MB before compression",
+         samples, samples == 1 ? "" : "s", T, S, S == 1 ? "" : "s", each * samples < 1e6 ? 3 : 1,
+         each * samples / 1e6);
 }
 
 int tracer_begin(struct tracer *t, int index, const char *task, const int *ids, int n_prefill,
@@ -436,6 +462,7 @@ int tracer_begin(struct tracer *t, int index, const char *task, const int *ids, 
     t->totals = xrealloc(t->totals, L * sizeof(float));
     t->score = xrealloc(t->score, T * sizeof(float));
     t->mass = xrealloc(t->mass, T * sizeof(float));
+    t->top_mass = xrealloc(t->top_mass, K * sizeof(float));
     t->best = xrealloc(t->best, (K < T ? T : K) * sizeof(int));
     /* picked holds a row of positions, the K best of every head, or what best_first() sorts in */
     const size_t picked = T > (size_t)c->H * K ? T : (size_t)c->H * K;
@@ -515,6 +542,7 @@ int tracer_close(struct tracer *t, int rc)
     free(t->mass);
     free(t->picked);
     free(t->best);
+    free(t->top_mass);
     free(t->importance);
     free(t->totals);
     free(t->columns);

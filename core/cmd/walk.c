@@ -2,15 +2,20 @@
 #include "core/cmd/walk.h"
 #include "core/base/base.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* A line's tokens and where it is in the run. */
+#define SIDE_BY_SIDE 2e9 /* bytes of caches that may be open at once, one a core */
+
+/* A line, where it is in the run, and what runs it. */
 struct line_run {
     const struct walk *w;
     struct session *session;
+    struct method *method;
     int index;
     const struct suite_line *line;
+    struct tally *tally; /* of this line alone */
 };
 
 /* The expected answers, as JSON, for the dump. */
@@ -48,12 +53,13 @@ static int run_tokens(const struct line_run *run)
     }
     if (prefill(run->session, l->ids, l->n_prefill, tap, &logits)) goto done;
     memcpy(first, logits, (size_t)V * sizeof *first);
-    if (decode_known(run->session, w->method, tap, l->ids, l->n_prefill, l->n, first, argmax, nll))
+    if (decode_known(run->session, run->method, tap, l->ids, l->n_prefill, l->n, first, argmax,
+                     nll))
         goto done;
     if (w->tracer &&
         tracer_end(w->tracer, w->engine, l->ids, l->n, nll + l->n_prefill, "", answers))
         goto done;
-    if (w->tally) tally_tokens(&w->tally[suite_task(w->suite, l->task)], l, argmax, nll);
+    tally_tokens(run->tally, l, argmax, nll);
     rc = 0;
 
 done:
@@ -88,7 +94,7 @@ static int run_text(const struct line_run *run, const int *ids, int n)
         }
     }
     if (prefill(run->session, ids, n, tap, &logits)) goto done;
-    if (decode_free(run->session, w->method, tap, logits, w->max_new, c->eos,
+    if (decode_free(run->session, run->method, tap, logits, w->max_new, c->eos,
                     w->ignore_eos ? 0 : c->n_eos, &greedy, out + n, nll, &count, NULL, NULL))
         goto done;
     if (w->engine->tokenizer &&
@@ -97,7 +103,7 @@ static int run_text(const struct line_run *run, const int *ids, int n)
     if (w->tracer &&
         tracer_end(w->tracer, w->engine, out, n + count, nll, text ? text : "", answers))
         goto done;
-    if (w->tally) tally_text(&w->tally[suite_task(w->suite, l->task)], l, text ? text : "");
+    tally_text(run->tally, l, text ? text : "");
     rc = 0;
 
 done:
@@ -109,13 +115,41 @@ done:
     return rc;
 }
 
+/* Lines FIRST, FIRST + STRIDE, ... in one session. 0, or -1 after fail(). */
+static int run_lines(const struct walk *w, int first, int stride, int room, int *const *ids,
+                     const int *n, struct tally *each, struct progress *progress)
+{
+    const struct suite *s = w->suite;
+    int rc = -1;
+    struct method *method = method_open(&w->engine->config, &w->engine->model);
+    struct session *session = method ? engine_session(w->engine, method, room) : NULL;
+    if (session == NULL) goto done;
+    for (int i = first; i < s->n; i += stride) {
+        struct line_run run = {w, session,     w->tracer ? w->method : method,
+                               i, &s->line[i], &each[i]};
+        if (first == 0) progress_show(progress, i);
+        if (run.line->ids && !w->decode_ids) {
+            if (run_tokens(&run)) goto done;
+        } else if (run_text(&run, ids[i] ? ids[i] : run.line->ids, ids[i] ? n[i] : run.line->n)) {
+            goto done;
+        }
+    }
+    rc = 0;
+
+done:
+    session_close(session);
+    method_close(method);
+    return rc;
+}
+
 int walk_suite(const struct walk *w)
 {
     const struct suite *s = w->suite;
-    int rc = -1, room = 1, steps = 1;
+    int rc = -1, room = 1, steps = 1, workers = omp_get_max_threads();
     int **ids = xcalloc((size_t)s->n, sizeof *ids), *n = xcalloc((size_t)s->n, sizeof *n);
-    struct session *session = NULL;
-    struct progress progress;
+    struct tally *each = xcalloc((size_t)s->n, sizeof *each);
+    char *why = NULL;
+    struct progress progress = {0};
 
     for (int i = 0; i < s->n; i++) { /* the longest line decides how much memory is needed */
         const struct suite_line *l = &s->line[i];
@@ -131,25 +165,45 @@ int walk_suite(const struct walk *w)
         if (length > room) room = length;
         if (new_tokens > steps) steps = new_tokens;
     }
-    if ((session = engine_session(w->engine, w->method, room)) == NULL) goto done;
     if (w->tracer) tracer_announce(w->tracer, room, steps, s->n);
     progress_start(&progress, w->tracer ? "trace" : "eval", s->n);
-    for (int i = 0; i < s->n; i++) {
-        const struct line_run run = {w, session, i, &s->line[i]};
-        progress_show(&progress, i);
-        if (run.line->ids && !w->decode_ids) {
-            if (run_tokens(&run)) goto done;
-        } else if (run_text(&run, ids[i] ? ids[i] : run.line->ids, ids[i] ? n[i] : run.line->n)) {
+    /* Lines side by side, one a core, need no waiting for each other inside a layer. A trace is
+     * written in order; and long contexts take all cores and one cache. */
+    if (w->tracer || session_bytes(&w->engine->model.config, room) * workers > SIDE_BY_SIDE)
+        workers = 1;
+    if (workers > s->n) workers = s->n;
+    if (workers == 1) {
+        if (run_lines(w, 0, 1, room, ids, n, each, &progress)) goto done;
+    } else {
+        const bool muted = mute_failures(true);
+#pragma omp parallel for schedule(static, 1) num_threads(workers)
+        for (int i = 0; i < workers; i++) {
+            if (run_lines(w, i, workers, room, ids, n, each, &progress) == 0) continue;
+#pragma omp critical
+            if (why == NULL) why = xstrdup(last_failure());
+        }
+        mute_failures(muted);
+        if (why) {
+            fail("%s", why);
             goto done;
         }
+    }
+    for (int i = 0; w->tally && i < s->n;
+         i++) { /* in the order of the lines, so that sums repeat */
+        struct tally *t = &w->tally[suite_task(s, s->line[i].task)];
+        t->correct += each[i].correct;
+        t->total += each[i].total;
+        t->nll += each[i].nll;
+        t->tokens += each[i].tokens;
     }
     rc = 0;
 
 done:
-    if (session) progress_end(&progress);
+    progress_end(&progress);
     for (int i = 0; i < s->n; i++) free(ids[i]);
     free(ids);
     free(n);
-    session_close(session);
+    free(each);
+    free(why);
     return rc;
 }

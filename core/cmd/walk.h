@@ -9,7 +9,7 @@
 
 struct walk {
     struct engine *engine;
-    struct method *method;
+    struct method *method; /* what the tracer watches */
     const struct suite *suite;
     struct tracer *tracer; /* or NULL */
     const char *chat;      /* --chat-format for text-level lines, or NULL */

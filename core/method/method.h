@@ -22,11 +22,12 @@ struct method {
     int keep_queries; /* prefill queries the session must keep */
 
     /* What the last pass selected at filter layer FILTER (0 .. M-1), for traces: row R's positions,
-     * [*count] ascending within each set, the sets one after another. NULL for methods that select
+     * SETS sets of [*count], each ascending, STRIDE entries apart. NULL for methods that select
      * nothing. */
     const int *(*selection)(const struct method *m, int filter, int r, int *count);
-    int M;                                                        /* filter layers */
-    int (*selection_size)(const struct method *m, int n_prefill); /* most entries of a selection */
+    int M;            /* filter layers */
+    int sets, stride; /* sets of a selection: 1, or one for each KV head or query head */
+    int (*selection_size)(const struct method *m, int n_prefill); /* most entries of all sets */
 };
 
 /* The method that CONFIG describes, for MODEL; both must outlive it. NULL after fail(): layers past

@@ -28,10 +28,9 @@ struct omnikv {
     bool *full;            /* [L] */
     int *served;           /* [L] index of the filter a sparse layer uses */
     struct filter *filter; /* [M] */
-    int sets;              /* selections per layer: 1, G or H */
     int n_prefill;
+    int window;   /* window_size, or the session's room where that is less */
     int budget;   /* tokens selected, of one set */
-    int stride;   /* entries there is room for: the budget, or what is always kept and one more */
     int rows;     /* rows there is room for */
     int reach;    /* candidates there is room for in `past` */
     float *score; /* [sets, candidates] of one row */
@@ -50,7 +49,7 @@ static int always_kept(const struct omnikv *o, int pos, int *first_recent)
     const struct run_config *c = o->base.config;
     int recent = c->recent;
     if (windowed(c)) {
-        const int inside = o->n_prefill - (pos - c->window_size + 1);
+        const int inside = o->n_prefill - (pos - o->window + 1);
         if (inside > recent) recent = inside;
     }
     if (recent > o->n_prefill) recent = o->n_prefill;
@@ -63,11 +62,11 @@ static int always_kept(const struct omnikv *o, int pos, int *first_recent)
 static void remember(struct omnikv *o, struct filter *f, const float *logits, size_t span, int pos,
                      int candidates)
 {
-    const struct run_config *c = o->base.config;
     const struct model *m = o->base.model;
-    float *slot = f->past + (size_t)(pos % c->window_size) * (size_t)o->sets * (size_t)o->reach;
-    m->ops->pool_scores(o->score, logits, span, candidates, m->config.H, o->sets, SCORE_MAX_WEIGHT);
-    for (int set = 0; set < o->sets; set++) {
+    float *slot = f->past + (size_t)(pos % o->window) * (size_t)o->base.sets * (size_t)o->reach;
+    m->ops->pool_scores(o->score, logits, span, candidates, m->config.H, o->base.sets,
+                        SCORE_MAX_WEIGHT);
+    for (int set = 0; set < o->base.sets; set++) {
         float *row = slot + (size_t)set * (size_t)o->reach;
         memcpy(row, o->score + (size_t)set * (size_t)candidates, (size_t)candidates * sizeof *row);
         memset(row + candidates, 0, (size_t)(o->reach - candidates) * sizeof *row);
@@ -79,12 +78,12 @@ static void remember(struct omnikv *o, struct filter *f, const float *logits, si
 static void look_back(struct omnikv *o, const struct filter *f, int pos, int candidates)
 {
     const struct run_config *c = o->base.config;
-    const int oldest = pos - c->window_size + 1 > 0 ? pos - c->window_size + 1 : 0;
-    for (int set = 0; set < o->sets; set++) {
+    const int oldest = pos - o->window + 1 > 0 ? pos - o->window + 1 : 0;
+    for (int set = 0; set < o->base.sets; set++) {
         float *score = o->score + (size_t)set * (size_t)candidates;
         memset(score, 0, (size_t)candidates * sizeof *score);
         for (int p = oldest; p <= pos; p++) { /* oldest first: a fixed order of sums */
-            const size_t slot = (size_t)(p % c->window_size) * (size_t)o->sets + (size_t)set;
+            const size_t slot = (size_t)(p % o->window) * (size_t)o->base.sets + (size_t)set;
             const float *row = f->past + slot * (size_t)o->reach;
             const float weight = c->selector == SELECT_EXP ? ldexpf(1, p - pos) : 1;
             for (int t = 0; t < candidates; t++) score[t] += weight * row[t];
@@ -99,12 +98,13 @@ static void select_row(struct omnikv *o, struct filter *f, const struct layer_pa
     const int H = m->config.H, pos = p->pos0 + r, step = pos - o->n_prefill;
     const int candidates = c->candidates_all ? pos : o->n_prefill;
     const float *logits = p->logits + (size_t)r * (size_t)H * p->span;
-    const size_t set_room = (size_t)o->sets * (size_t)o->stride;
+    const size_t set_room = (size_t)o->base.sets * (size_t)o->base.stride;
     int *idx = f->idx + (size_t)r * set_room;
 
     if (candidates > o->score_room) {
         o->score_room = candidates + 1024;
-        o->score = xrealloc(o->score, (size_t)o->sets * (size_t)o->score_room * sizeof *o->score);
+        o->score =
+            xrealloc(o->score, (size_t)o->base.sets * (size_t)o->score_room * sizeof *o->score);
     }
     if (windowed(c)) remember(o, f, logits, p->span, pos, candidates);
     if (step % c->refresh) { /* between refreshes the row before it stands */
@@ -120,13 +120,13 @@ static void select_row(struct omnikv *o, struct filter *f, const struct layer_pa
     if (windowed(c))
         look_back(o, f, pos, candidates);
     else
-        m->ops->pool_scores(o->score, logits, p->span, candidates, H, o->sets,
+        m->ops->pool_scores(o->score, logits, p->span, candidates, H, o->base.sets,
                             c->selector == SELECT_LAST ? SCORE_MAX_LOGIT : SCORE_MAX_WEIGHT);
-    for (int set = 0; set < o->sets; set++) {
+    for (int set = 0; set < o->base.sets; set++) {
         float *score = o->score + (size_t)set * (size_t)candidates;
         for (int t = 0; t < c->sinks && t < first_recent; t++) score[t] = INFINITY;
         for (int t = first_recent; t < o->n_prefill; t++) score[t] = INFINITY;
-        m->ops->top_k(idx + (size_t)set * (size_t)o->stride, score, candidates, count);
+        m->ops->top_k(idx + (size_t)set * (size_t)o->base.stride, score, candidates, count);
     }
     f->count[r] = count;
     f->tail[r] = candidates;
@@ -134,7 +134,7 @@ static void select_row(struct omnikv *o, struct filter *f, const struct layer_pa
 
 static void make_room(struct omnikv *o, int rows)
 {
-    const size_t set_room = (size_t)o->sets * (size_t)o->stride;
+    const size_t set_room = (size_t)o->base.sets * (size_t)o->base.stride;
     if (rows <= o->rows) return;
     o->rows = rows;
     for (int i = 0; i < o->base.M; i++) {
@@ -154,8 +154,11 @@ static void before(void *ctx, struct layer_pass *p)
         if (o->filter[i].layer == p->layer) p->want_logits = true;
     if (o->full[p->layer]) return;
     const struct filter *f = &o->filter[o->served[p->layer]];
-    p->view = (struct attn_view){
-        .idx = f->idx, .sets = o->sets, .stride = o->stride, .count = f->count, .tail = f->tail};
+    p->view = (struct attn_view){.idx = f->idx,
+                                 .sets = o->base.sets,
+                                 .stride = o->base.stride,
+                                 .count = f->count,
+                                 .tail = f->tail};
 }
 
 static int after(void *ctx, const struct layer_pass *p)
@@ -166,7 +169,7 @@ static int after(void *ctx, const struct layer_pass *p)
         struct filter *f = &o->filter[i];
         if (f->layer != p->layer) continue;
         for (int r = 0; r < p->n; r++) select_row(o, f, p, r);
-        const size_t set_room = (size_t)o->sets * (size_t)o->stride;
+        const size_t set_room = (size_t)o->base.sets * (size_t)o->base.stride;
         memcpy(f->last, f->idx + (size_t)(p->n - 1) * set_room, set_room * sizeof *f->last);
         f->last_count = f->count[p->n - 1];
         f->last_tail = f->tail[p->n - 1];
@@ -199,22 +202,23 @@ static int begin(struct method *m, struct session *s)
     int first_recent;
 
     o->n_prefill = session_length(s);
+    o->window = c->window_size < session_room(s) ? c->window_size : session_room(s);
     o->budget = budget_tokens(c->budget, o->n_prefill);
     if (o->budget < 1)
         return fail("num_of_selected_tokens: %g of %d prefill tokens selects none", c->budget,
                     o->n_prefill);
     const int kept = always_kept(o, o->n_prefill, &first_recent) + 1;
-    o->stride = o->budget > kept ? o->budget : kept;
+    o->base.stride = o->budget > kept ? o->budget : kept;
     o->rows = 0;
     o->score_room = o->n_prefill + 1024;
-    o->score = xrealloc(o->score, (size_t)o->sets * (size_t)o->score_room * sizeof *o->score);
+    o->score = xrealloc(o->score, (size_t)o->base.sets * (size_t)o->score_room * sizeof *o->score);
     o->reach = c->candidates_all ? session_room(s) : o->n_prefill;
     for (int i = 0; i < m->M; i++) {
         struct filter *f = &o->filter[i];
-        const size_t set_room = (size_t)o->sets * (size_t)o->stride;
+        const size_t set_room = (size_t)o->base.sets * (size_t)o->base.stride;
         f->last = xrealloc(f->last, set_room * sizeof *f->last);
         if (!windowed(c)) continue;
-        const size_t past = (size_t)c->window_size * (size_t)o->sets * (size_t)o->reach;
+        const size_t past = (size_t)o->window * (size_t)o->base.sets * (size_t)o->reach;
         free(f->past);
         if ((f->past = big_alloc(past * sizeof(float), "window of past queries")) == NULL)
             return -1;
@@ -229,18 +233,18 @@ static const int *selection(const struct method *m, int filter, int r, int *coun
     const struct omnikv *o = (const struct omnikv *)m;
     const struct filter *f = &o->filter[filter];
     *count = f->count[r];
-    return f->idx + (size_t)r * (size_t)o->sets * (size_t)o->stride;
+    return f->idx + (size_t)r * (size_t)o->base.sets * (size_t)o->base.stride;
 }
 
 static int selection_size(const struct method *m, int n_prefill)
 {
-    const struct omnikv *o = (const struct omnikv *)m;
     const struct run_config *c = m->config;
-    int budget = budget_tokens(c->budget, n_prefill);
-    int kept =
-        c->sinks + (windowed(c) && c->window_size > c->recent ? c->window_size : c->recent) + 1;
-    int most = budget > kept ? budget : kept;
-    return o->sets * (most < n_prefill || c->candidates_all ? most : n_prefill);
+    const int budget = budget_tokens(c->budget, n_prefill);
+    const int recent = windowed(c) && c->window_size > c->recent ? c->window_size : c->recent;
+    const int sinks = c->sinks < n_prefill ? c->sinks : n_prefill;
+    const int kept = (recent < n_prefill - sinks ? recent : n_prefill - sinks) + sinks + 1;
+    const int most = budget > kept ? budget : kept;
+    return m->sets * (most < n_prefill || c->candidates_all ? most : n_prefill);
 }
 
 static void close_omnikv(struct method *m)
@@ -285,6 +289,6 @@ struct method *omnikv_open(const struct run_config *c, const struct model *model
         full_layers(c->layers, c->n_layers, c->wait, shape->L, o->full, o->served);
     o->filter = xcalloc((size_t)c->n_layers, sizeof *o->filter);
     for (int i = 0; i < c->n_layers; i++) o->filter[i].layer = c->layers[i];
-    o->sets = c->pool == POOL_ALL ? 1 : c->pool == POOL_GROUP ? shape->G : shape->H;
+    o->base.sets = c->pool == POOL_ALL ? 1 : c->pool == POOL_GROUP ? shape->G : shape->H;
     return &o->base;
 }

@@ -470,22 +470,6 @@ done:
 
 /* ---- random weights */
 
-/* Bytes of memory this process may still take: what the system calls available, and no more than
- * the limit of its control group. 0 when unknown. */
-static double memory_available(void)
-{
-    double bytes = 0, limit;
-    char line[128];
-    FILE *f = fopen("/proc/meminfo", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lf kB", &bytes) == 1) bytes *= 1024;
-    if (f) fclose(f);
-    f = fopen("/sys/fs/cgroup/memory.max", "r");
-    if (f && fscanf(f, "%lf", &limit) == 1 && limit < bytes) bytes = limit;
-    if (f) fclose(f);
-    return bytes;
-}
-
 /* Finaliser of splitmix64 (Steele, Lea and Flood 2014): a counter in, 64 random bits out. */
 static uint64_t mix(uint64_t z)
 {

@@ -302,8 +302,9 @@ static void silu_mul(float *gate, const float *up, size_t n)
     for (; i < n; i++) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
-#define AHEAD 16 /* positions fetched ahead: gathered rows have no pattern a prefetcher could see  \
-                  */
+#define AHEAD                                                                                      \
+    16 /* positions fetched ahead: gathered rows have no pattern a prefetcher could see            \
+        */
 
 /* ---- attention of few rows: keys and values are read once for all heads that share them */
 
@@ -311,8 +312,10 @@ SPECIALISED void dots_rows(float *dots, size_t stride, const float *q, const flo
                            const int *pos, int count, int P, float scale, const int rows,
                            const int fixed)
 {
-    const int nv =
-        fixed ? fixed : P / VL; /* vectors of a row; a constant lets q stay in registers */
+    const int nv = fixed ? fixed : P / VL; /* vectors of a row */
+    vec own[4][8];                         /* the queries, where they fit into registers */
+    for (int r = 0; fixed && r < rows; r++)
+        for (int d = 0; d < fixed; d++) own[r][d] = load(q + (size_t)r * P + d * VL);
     for (int i = 0; i < count; i += VL) {
         vec s[4][VL];
         const int m = count - i < VL ? count - i : VL;
@@ -324,7 +327,8 @@ SPECIALISED void dots_rows(float *dots, size_t stride, const float *q, const flo
             for (int d = 0; d < nv; d++) {
                 __builtin_prefetch(next + d * VL);
                 vec kv = load(kt + d * VL);
-                for (int r = 0; r < rows; r++) acc[r] += kv * load(q + (size_t)r * P + d * VL);
+                for (int r = 0; r < rows; r++)
+                    acc[r] += kv * (fixed ? own[r][d] : load(q + (size_t)r * P + d * VL));
             }
             for (int r = 0; r < rows; r++) s[r][j] = acc[r];
         }
