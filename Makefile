@@ -6,7 +6,7 @@ MAKEFLAGS += -r
 config ?= release
 
 # ---- what this machine has: probed once, said aloud, never a silent half-build
-PACKAGES := gcc g++ pkg-config libhdf5-dev libcjson-dev libdnnl-dev libpcre2-dev libutf8proc-dev \
+PACKAGES := gcc pkg-config libhdf5-dev libcjson-dev libdnnl-dev libpcre2-dev libutf8proc-dev \
             libdeflate-dev gnuplot-nox fonts-dejavu-core
 NVCC  ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 HDF5  := $(firstword $(foreach p,hdf5-serial hdf5,$(shell pkg-config --exists $p 2>/dev/null && echo $p)))
@@ -14,7 +14,8 @@ LIBS  := libcjson libpcre2-8 libutf8proc libdeflate
 have   = $(shell pkg-config --exists $1 2>/dev/null && echo $1)
 # cJSON and libdeflate of Debian 12 carry .pc files; oneDNN does not, so its header is the probe.
 DNNL  := $(firstword $(wildcard /usr/include/oneapi/dnnl/dnnl.h /usr/local/include/oneapi/dnnl/dnnl.h))
-READY := $(and $(HDF5),$(DNNL),$(call have,libcjson),$(call have,libpcre2-8),$(call have,libutf8proc),$(call have,libdeflate))
+GNUPLOT := $(shell command -v gnuplot)
+READY := $(and $(HDF5),$(GNUPLOT),$(DNNL),$(call have,libcjson),$(call have,libpcre2-8),$(call have,libutf8proc),$(call have,libdeflate))
 
 # ---- where things go: one folder of objects per configuration; the programs of release in build/
 O   := build/$(config)$(if $(cuda),-cuda-$(cuda))
@@ -45,7 +46,7 @@ tests := $(patsubst tests/%.c,$O/%,$(wildcard tests/test_*.c))
 PROGRAMS := $(BIN)/okv $(BIN)/okv-analyze $(BIN)/okv-plot
 
 ifeq ($(READY),)
-$(if $(installed),$(error after the installation still missing: $(if $(HDF5),,HDF5) $(if $(DNNL),,oneDNN) \
+$(if $(installed),$(error after the installation still missing: $(if $(HDF5),,HDF5) $(if $(DNNL),,oneDNN) $(if $(GNUPLOT),,gnuplot) \
     $(foreach l,$(LIBS),$(if $(call have,$l),,$l))))
 all demo test: deps
 	@$(MAKE) --no-print-directory installed=1 $@

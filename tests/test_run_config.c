@@ -19,7 +19,7 @@ static void example_means_what_the_original_means(void)
     CHECK(c.selector == SELECT_LAST, "selector %d", c.selector);
     CHECK(c.window_size == 16 && c.threads == 8 && c.max_context == 128500, "%d %d %d",
           c.window_size, c.threads, c.max_context);
-    CHECK(!c.chat && !c.cot && !c.real_offload, "flags");
+    CHECK(!c.chat && !c.real_offload, "flags");
     CHECK(c.model && strcmp(c.model, "../models/Llama-3-8B-Instruct-262k") == 0, "%s", c.model);
     CHECK(c.model_overrides == NULL, "no override expected");
     run_config_free(&c);
@@ -104,7 +104,7 @@ static void what_is_not_built_is_refused_by_name(void)
         {"{" RAW ", \"use_multi_gpus\": true}", {"use_multi_gpus", "set it to false"}},
         {"{" RAW ", \"n_gpu\": 2}", {"n_gpu", "from 0 to 1", "2"}},
         {"{" RAW ", \"use_fixed_prompt\": false}", {"use_fixed_prompt", "set it to true"}},
-        {"{" RAW ", \"cot\": true}", {"cot", "use_chat_template"}},
+        {"{" RAW ", \"cot\": true}", {"cot", "prompt"}},
         {"{" RAW ", \"rope_factor\": 0.5}", {"rope_factor", "at least 1", "0.5"}},
         {"{" RAW ", \"rope_factor\": 2, \"rope_scaling\": {}}", {"rope_factor", "rope_scaling"}},
         {"{" RAW ", \"seed\": -1}", {"seed", "-1"}},

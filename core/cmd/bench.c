@@ -73,7 +73,9 @@ static double step_bytes(const struct model *m, const struct method *method,
         s->tied ? 0 : (double)embed->rows * embed->cols * (double)dtype_size(embed->type);
     double seen = context;
     if (c->method == METHOD_OMNIKV) seen = budget_tokens(c->budget, context);
-    if (c->method == METHOD_WINDOW) seen = fmin(context, c->window_sinks + c->window_recent);
+    if (c->method == METHOD_WINDOW)
+        seen = budget_tokens(c->window_sinks, context) + budget_tokens(c->window_recent, context);
+    if (seen > context) seen = context;
     return m->weights->bytes - table +
            row * (method->full_layers * (double)context + (s->L - method->full_layers) * seen);
 }

@@ -24,7 +24,7 @@ struct dump_run {
     const char *method;      /* dense, omnikv, window */
     const char *dtype;       /* of the weights: f32, f16, bf16 */
     const char *backend;     /* cpu, cuda */
-    const char *score_kind;  /* what `score` holds: last, softmax_before_last, uniform, exp */
+    const char *score_kind;  /* what `score` holds: last, softmax_before_last */
     const char *attn_rows;   /* what R is: head, kv_head */
     const char *version, *commit; /* of the program that wrote it */
     int L, H, G, D, E, V; /* layers, query heads, kv heads, head width, hidden width, vocabulary */

@@ -223,7 +223,9 @@ static int read_common(const char *name, const cJSON *root, struct run_config *c
         refuse_true(name, root, "use_multi_gpus", "a run uses one device; set it to false") ||
         json_int(name, root, "n_gpu", 0, 1, &devices) ||
         json_bool(name, root, "use_chat_template", &c->chat) ||
-        json_bool(name, root, "cot", &c->cot) ||
+        refuse_true(name, root, "cot",
+                    "the original's wording is not part of this program: write the request for "
+                    "step-by-step reasoning into the prompt") ||
         json_bool(name, root, "use_fixed_prompt", &fixed_prompt) ||
         json_double(name, root, "rope_factor", -DBL_MAX, DBL_MAX, &c->rope_factor) ||
         json_double(name, root, "seed", 0, EXACT_DOUBLE, &seed) ||
@@ -233,10 +235,6 @@ static int read_common(const char *name, const cJSON *root, struct run_config *c
         return -1;
     if (model && *model == 0)
         return fail("%s: \"model_name\": expected a directory, found an empty string", name);
-    if (c->cot && !c->chat)
-        return fail("%s: \"cot\": true needs \"use_chat_template\": true, since its text is part "
-                    "of the chat template",
-                    name);
     if (!fixed_prompt)
         return fail("%s: \"use_fixed_prompt\": false is not supported: prompts are always used as "
                     "they stand; set it to true",
@@ -471,7 +469,6 @@ void run_config_refresh_json(struct run_config *c)
     cJSON_AddStringToObject(o, "model_cls", c->method == METHOD_OMNIKV ? "multi" : "raw_llama");
     if (c->max_context) add_number(o, "max_context_len", c->max_context);
     cJSON_AddBoolToObject(o, "use_chat_template", c->chat);
-    cJSON_AddBoolToObject(o, "cot", c->cot);
     add_number(o, "rope_factor", c->rope_factor);
     add_number(o, "seed", (double)c->seed);
     if (c->method == METHOD_OMNIKV) {

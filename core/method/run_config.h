@@ -12,7 +12,7 @@
 
 enum method_kind { METHOD_DENSE, METHOD_OMNIKV, METHOD_WINDOW };
 
-/* How the query at a filter layer scores the candidates (DESIGN of the selectors: docs/methods.md).
+/* How the query at a filter layer scores the candidates (docs/methods.md).
  */
 enum selector { SELECT_LAST, SELECT_SOFTMAX, SELECT_UNIFORM, SELECT_EXP };
 
@@ -25,7 +25,7 @@ struct run_config {
     char *model;        /* model_name; NULL when the config names none */
     int max_context;    /* max_context_len in tokens; 0: the model's limit */
     int threads;        /* cpu_num_threads; 0: all cores */
-    bool chat, cot;     /* use_chat_template, cot */
+    bool chat;          /* use_chat_template */
     double rope_factor; /* > 0: dynamic NTK scaling by that factor */
     uint64_t seed;
 

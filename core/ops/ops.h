@@ -66,7 +66,7 @@ struct attn_seen {
     size_t span;
 };
 
-/* How scores are pooled over the heads that share a set (DESIGN section 5). */
+/* How scores are pooled over the heads that share a set (docs/methods.md). */
 enum score_pool {
     SCORE_MAX_LOGIT,  /* max over heads of the logits: selector `last` */
     SCORE_MAX_WEIGHT, /* max over heads of the softmax over the candidates: the other selectors */
