@@ -84,8 +84,9 @@ $O/obj/%.c.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 # one source, three instruction sets: cpu.c picks one at run time
-flags.avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
-flags.avx2   := -mavx2 -mfma -mf16c
+# (-std=c11 alone would forbid fused multiply-add)
+flags.avx512 := -ffp-contract=fast -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
+flags.avx2   := -ffp-contract=fast -mavx2 -mfma -mf16c
 $O/obj/core/ops/cpu_simd.%.o: core/ops/cpu_simd.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(flags.$*) -DSIMD=$* -DSIMD_$* -MMD -MP -c $< -o $@

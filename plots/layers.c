@@ -88,7 +88,7 @@ static char *describe(const char *metric)
         {"m7", "tokens in common / k"},
         {"m8", "cosine of outputs"},
         {"m11", "1 - mass missed"},
-        {"m11w", "m11 weighted by importance"},
+        {"m11w", "m11 times importance"},
         {"m12", "mass of own top k"},
         {"m15", "kept from step to step"},
     };

@@ -6,6 +6,7 @@
 #include "core/method/method.h"
 #include "core/base/base.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,6 +196,13 @@ static void look_back_at_prefill(struct omnikv *o, struct filter *f, struct sess
     free(logits);
 }
 
+/* Tokens of a selection: decoded candidates may add to the prefill's, up to ROOM in all. */
+static int budget_of(const struct run_config *c, int n_prefill, int room)
+{
+    if (!c->candidates_all || c->budget < 1) return budget_tokens(c->budget, n_prefill);
+    return c->budget < room ? (int)c->budget : room;
+}
+
 static int begin(struct method *m, struct session *s)
 {
     struct omnikv *o = (struct omnikv *)m;
@@ -203,7 +211,7 @@ static int begin(struct method *m, struct session *s)
 
     o->n_prefill = session_length(s);
     o->window = c->window_size < session_room(s) ? c->window_size : session_room(s);
-    o->budget = budget_tokens(c->budget, o->n_prefill);
+    o->budget = budget_of(c, o->n_prefill, session_room(s));
     if (o->budget < 1)
         return fail("num_of_selected_tokens: %g of %d prefill tokens selects none", c->budget,
                     o->n_prefill);
@@ -239,12 +247,13 @@ static const int *selection(const struct method *m, int filter, int r, int *coun
 static int selection_size(const struct method *m, int n_prefill)
 {
     const struct run_config *c = m->config;
-    const int budget = budget_tokens(c->budget, n_prefill);
+    const int budget = budget_of(c, n_prefill, INT_MAX);
     const int recent = windowed(c) && c->window_size > c->recent ? c->window_size : c->recent;
     const int sinks = c->sinks < n_prefill ? c->sinks : n_prefill;
     const int kept = (recent < n_prefill - sinks ? recent : n_prefill - sinks) + sinks + 1;
     const int most = budget > kept ? budget : kept;
-    return m->sets * (most < n_prefill || c->candidates_all ? most : n_prefill);
+    const int set = most < n_prefill || c->candidates_all ? most : n_prefill;
+    return set > INT_MAX / m->sets ? INT_MAX : m->sets * set;
 }
 
 static void close_omnikv(struct method *m)

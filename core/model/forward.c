@@ -12,9 +12,10 @@
 
 struct session {
     const struct model *m;
-    int room, length;
-    int prompt;           /* the length that dynamic RoPE was last told, -1 before */
-    float *cache;         /* keys and values of all layers */
+    int room, length; /* tokens: what was asked for, what it holds */
+    int rows_room;    /* positions there is memory for: attention tiles read whole groups of keys */
+    int prompt;       /* the length that dynamic RoPE was last told, -1 before */
+    float *cache;     /* keys and values of all layers */
     struct kv_layer *kv;  /* [L] views into it */
     float *cosine, *sine; /* [room, D / 2] */
 
@@ -78,10 +79,11 @@ struct session *session_open(const struct model *m, int room, int keep_queries, 
     }
     struct session *s = xcalloc(1, sizeof *s);
     s->m = m;
-    s->room = (room + 63) / 64 * 64; /* attention tiles read whole groups of keys */
+    s->room = room;
+    s->rows_room = (room + 63) / 64 * 64;
     s->prompt = -1;
     s->keep = keep_queries;
-    const size_t layer = (size_t)c->G * (size_t)s->room * P;
+    const size_t layer = (size_t)c->G * (size_t)s->rows_room * P;
     s->cache = big_alloc(2 * (size_t)c->L * layer * sizeof(float), "keys and values");
     s->cosine = big_alloc(2 * (size_t)s->room * half * sizeof(float), "rotations");
     if (s->cache == NULL || s->cosine == NULL) {
@@ -92,7 +94,7 @@ struct session *session_open(const struct model *m, int room, int keep_queries, 
     s->kv = xcalloc((size_t)c->L, sizeof *s->kv);
     for (int l = 0; l < c->L; l++) {
         float *k = s->cache + 2 * (size_t)l * layer;
-        s->kv[l] = (struct kv_layer){.k = k, .v = k + layer, .room = s->room};
+        s->kv[l] = (struct kv_layer){.k = k, .v = k + layer, .room = s->rows_room};
     }
     if (s->keep > 0) {
         const size_t each = (size_t)s->keep * (size_t)c->H * P;
@@ -155,7 +157,7 @@ void session_fill(struct session *s, int length, uint64_t seed)
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < c->L * c->G;
          i++) { /* a random source each: the same for any thread count */
-        const size_t start = (size_t)(i % c->G) * (size_t)s->room * P;
+        const size_t start = (size_t)(i % c->G) * (size_t)s->rows_room * P;
         float *k = s->kv[i / c->G].k + start, *v = s->kv[i / c->G].v + start;
         struct rng r;
         rng_seed(&r, seed + (uint64_t)i);

@@ -95,7 +95,7 @@ static inline vec vexp(vec x)
     const vec magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
     vec low = all(-87.33654f), y = vmax(low, x);
     vec t = y * 1.44269504088896341f + magic;
-    ivec n = (ivec)t - (ivec)magic;
+    ivec n = (ivec)t - (ivec)magic + 127; /* the exponent of 2^n, biased */
     vec whole = t - magic;
     vec r = y - whole * 0.693359375f - whole * -2.12194440e-4f;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -104,7 +104,7 @@ static inline vec vexp(vec x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    p = (vec)((ivec)p + (n << 23));
+    p *= (vec)(n << 23); /* a product: NaN stays NaN */
     return select_vec((ivec)(x < low), (vec){0}, p);
 }
 
