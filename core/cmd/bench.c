@@ -26,7 +26,7 @@ static const char usage[] =
     "synthetic\n"
     "  --text FILE     text to prefill with, repeated to the length asked for [random tokens]\n"
     "  --threads N     CPU threads [all cores]\n"
-    "  --trace FIELDS  run each step once more, traced (okv trace --fields), into --dump\n"
+    "  --trace FIELDS  run each step once more, traced (fields as in okv trace), into --dump\n"
     "  --dump STEM     the dumps STEM.METHOD.CONTEXT.h5 of --trace\n"
     "  --out FILE      the table there, not on stdout\n"
     "Columns: method, context (tokens), prefill_s, decode_ms (median), decode_ms_low, "

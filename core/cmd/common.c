@@ -82,6 +82,37 @@ int engine_ids(const struct engine *e, const char *path, int **ids, int *n)
     return 0;
 }
 
+/* Length of the character at TEXT [SIZE]; where it is not whole UTF-8, *GOOD is false and the
+ * length that of what could have begun one (Unicode 15, table 3-7 and section 3.9). */
+static size_t character(const char *text, size_t size, bool *good)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    const size_t more = s[0] < 0x80 ? 0 : s[0] < 0xe0 ? 1 : s[0] < 0xf0 ? 2 : 3;
+    unsigned char low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
+    unsigned char high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
+    size_t n = 1;
+    *good = s[0] < 0x80;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 1;
+    for (; n <= more && n < size && s[n] >= low && s[n] <= high; n++) low = 0x80, high = 0xbf;
+    *good = n == more + 1;
+    return n;
+}
+
+char *valid_text(const char *text, size_t *size)
+{
+    char *out = xmalloc(3 * *size + 1);
+    size_t n = 0;
+    for (size_t i = 0, length; i < *size; i += length) {
+        bool good;
+        length = character(text + i, *size - i, &good);
+        memcpy(out + n, good ? text + i : "\xef\xbf\xbd", good ? length : 3);
+        n += good ? length : 3;
+    }
+    out[n] = 0;
+    *size = n;
+    return out;
+}
+
 int engine_prompt(struct engine *e, const char *text, const char *file, const char *format,
                   int **ids, int *n)
 {

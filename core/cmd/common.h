@@ -60,6 +60,10 @@ int engine_ids(const struct engine *e, const char *path, int **ids, int *n);
 int engine_prompt(struct engine *e, const char *text, const char *file, const char *format,
                   int **ids, int *n);
 
+/* TEXT [*SIZE] with U+FFFD for what is not UTF-8 (a token may hold part of a character), as
+ * tokenizers decode, in new memory with a NUL after its *SIZE bytes. */
+char *valid_text(const char *text, size_t *size);
+
 /* ---- tracing a run into a dump */
 
 struct tracer;

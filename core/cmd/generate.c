@@ -49,43 +49,20 @@ static int emit(void *ctx, int token)
     return fflush(stdout) ? fail("standard output: cannot be written") : 0;
 }
 
-/* Length of the character at TEXT [SIZE]; where it is not whole UTF-8, *GOOD is false and the
- * length that of what could have begun one (Unicode 15, table 3-7 and section 3.9). */
-static size_t character(const char *text, size_t size, bool *good)
-{
-    const unsigned char *s = (const unsigned char *)text;
-    const size_t more = s[0] < 0x80 ? 0 : s[0] < 0xe0 ? 1 : s[0] < 0xf0 ? 2 : 3;
-    unsigned char low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
-    unsigned char high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
-    size_t n = 1;
-    *good = s[0] < 0x80;
-    if (s[0] < 0xc2 || s[0] > 0xf4) return 1;
-    for (; n <= more && n < size && s[n] >= low && s[n] <= high; n++) low = 0x80, high = 0xbf;
-    *good = n == more + 1;
-    return n;
-}
-
-/* TEXT [SIZE] as a JSON string, in new memory: what is not UTF-8 becomes U+FFFD. */
+/* TEXT [SIZE] as a JSON string, in new memory; cJSON would end it at a NUL byte. */
 static char *json_quoted(const char *text, size_t size)
 {
-    char *out = xmalloc(6 * size + 3);
-    size_t n = 0;
-    out[n++] = '"';
-    for (size_t i = 0; i < size;) {
-        const unsigned char c = (unsigned char)text[i];
-        bool good;
-        const size_t length = character(text + i, size - i, &good);
-        if (!good) {
-            n += (size_t)sprintf(out + n, "\xef\xbf\xbd");
-        } else if (c < 0x20 || c == '"' || c == '\\') {
-            n += (size_t)sprintf(out + n, "\\u%04x", c);
-        } else {
-            memcpy(out + n, text + i, length);
-            n += length;
-        }
-        i += length;
+    char *valid = valid_text(text, &size), *out = xmalloc(6 * size + 3), *end = out;
+    *end++ = '"';
+    for (const char *c = valid; c < valid + size; c++) {
+        if ((unsigned char)*c < 0x20 || *c == '"' || *c == '\\')
+            end += sprintf(end, "\\u%04x", (unsigned char)*c);
+        else
+            *end++ = *c;
     }
-    memcpy(out + n, "\"", 2);
+    *end++ = '"';
+    *end = 0;
+    free(valid);
     return out;
 }
 

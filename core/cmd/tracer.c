@@ -429,14 +429,18 @@ const struct hooks *tracer_hooks(struct tracer *t)
     return t ? &t->hooks : NULL;
 }
 
-static int selection_room(const struct tracer *t, int n_prefill)
+/* Positions of a selection, at most: those of all sets, each counted once, of a sample of T tokens.
+ */
+static int selection_room(const struct tracer *t, int n_prefill, int T)
 {
-    return t->method && t->method->M > 0 ? t->method->selection_size(t->method, n_prefill) : 0;
+    if (t->method == NULL || t->method->M == 0) return 0;
+    const int size = t->method->selection_size(t->method, n_prefill);
+    return size < T ? size : T;
 }
 
 void tracer_announce(const struct tracer *t, int T, int S, int samples)
 {
-    const double each = dump_sample_bytes(&t->run, &t->options, T, S, selection_room(t, T));
+    const double each = dump_sample_bytes(&t->run, &t->options, T, S, selection_room(t, T, T));
     note("tracing %d sample%s of up to %d tokens and %d step%s: at most %.*f MB before compression",
          samples, samples == 1 ? "" : "s", T, S, S == 1 ? "" : "s", each * samples < 1e6 ? 3 : 1,
          each * samples / 1e6);
@@ -481,7 +485,8 @@ int tracer_begin(struct tracer *t, int index, const char *task, const int *ids, 
         if ((t->columns = big_alloc(n * sizeof(float), "prefill_score")) == NULL) return -1;
         memset(t->columns, 0, n * sizeof(float));
     }
-    return dump_sample_begin(t->writer, index, &sample, max_T, max_S, selection_room(t, n_prefill));
+    return dump_sample_begin(t->writer, index, &sample, max_T, max_S,
+                             selection_room(t, n_prefill, max_T));
 }
 
 static int put_columns(struct tracer *t)
@@ -507,8 +512,8 @@ int tracer_end(struct tracer *t, struct engine *e, const int *tokens, int T, con
     const int S = T - t->n_prefill;
     int rc = -1, *pos = xmalloc((size_t)(S + 1) * sizeof *pos);
     int *ends = xmalloc((size_t)(T + 1) * sizeof *ends);
-    size_t size;
-    char *text = NULL;
+    size_t size, output_size = strlen(output);
+    char *text = NULL, *valid = valid_text(output, &output_size);
 
     for (int s = 0; s < S; s++) pos[s] = t->n_prefill + s;
     if ((t->options.fields & BIT(PREFILL_SCORE)) && put_columns(t)) goto done;
@@ -523,13 +528,14 @@ int tracer_end(struct tracer *t, struct engine *e, const int *tokens, int T, con
                                                                  .text_end = ends,
                                                                  .step_pos = pos,
                                                                  .step_nll = nll,
-                                                                 .output = output,
+                                                                 .output = valid,
                                                                  .answers = answers});
 
 done:
     free(pos);
     free(ends);
     free(text);
+    free(valid);
     return rc;
 }
 
