@@ -6,10 +6,7 @@
 only=${2-}
 LC_ALL=C
 export LC_ALL
-unset OMP_NUM_THREADS SAVE_SELECTED_IDX CDPATH
-# Threads that wait soon give their core away: on a busy machine they would hold up the others.
-GOMP_SPINCOUNT=1000
-export GOMP_SPINCOUNT
+unset OMP_NUM_THREADS OMP_WAIT_POLICY GOMP_SPINCOUNT SAVE_SELECTED_IDX CDPATH
 umask 022
 WORK=$(mktemp -d) || exit 1
 trap 'chmod -R u+rwX "$WORK"; rm -rf "$WORK"' EXIT

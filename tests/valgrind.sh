@@ -10,17 +10,30 @@ B=$1 BIN=$1
 WORK=$(mktemp -d) || exit 1
 trap 'rm -rf "$WORK"' EXIT
 trap 'exit 1' HUP INT TERM
-OMP_NUM_THREADS=1
-export OMP_NUM_THREADS
+# With GOMP_SPINCOUNT set a program does not start itself anew, which valgrind could not follow.
+OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000
+export OMP_NUM_THREADS GOMP_SPINCOUNT
 unset SAVE_SELECTED_IDX
 G=tests/data/golden Q=tests/data/golden/models/qwen2 P=configs/demo/pocket-llama
 passed=0 failed=0
+
+# What HDF5 itself allocates and loses when it meets a damaged file or a full disk is not ours; a
+# handle that is not closed would not show here, since the library closes them all at exit.
+cat > "$WORK/hdf5.supp" << 'END'
+{
+   inside-hdf5
+   Memcheck:Leak
+   match-leak-kinds: definite
+   fun:*alloc
+   obj:*libhdf5*
+}
+END
 
 # STATUS COMMAND...: under valgrind it ends with STATUS; 9 is a finding, 124 a hang.
 run() {
     want=$1
     shift
-    timeout 300 valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+    timeout 300 valgrind -q --error-exitcode=9 --leak-check=full --suppressions="$WORK/hdf5.supp" --errors-for-leak-kinds=definite \
         --show-leak-kinds=definite "$@" > "$WORK/out" 2> "$WORK/err" < "$WORK/in"
     status=$?
     if [ $status -eq "$want" ] && ! grep -q '^==[0-9]*==' "$WORK/err"; then

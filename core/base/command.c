@@ -19,9 +19,10 @@ static void print_help(FILE *f, const char *about, const struct command *table)
 }
 
 /* How long a waiting OpenMP thread spins before it sleeps. The default, some milliseconds, is fatal
- * beside any other busy process: a decode step has dozens of meeting points, and whoever waits there
- * keeps the thread it waits for from its core (docs/performance.md has the measurement). The runtime
- * reads the variable before main(), hence the second start. The user's own setting stands. */
+ * beside any other busy process: a decode step has dozens of meeting points, and whoever waits
+ * there keeps the thread it waits for from its core (docs/performance.md has the measurement). The
+ * runtime reads the variable before main(), hence the second start. The user's own setting stands.
+ */
 static void spin_briefly(char **argv)
 {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;

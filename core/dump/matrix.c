@@ -4,6 +4,7 @@
 #include "core/dump/h5.h"
 
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct matrix_writer {
@@ -14,6 +15,11 @@ struct matrix_writer {
 
 struct matrix_writer *matrix_create(const char *path, const char *name, int rows, int cols)
 {
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) { /* a rename would replace it */
+        fail("%s: expected the name of a file to write, found something else", path);
+        return NULL;
+    }
     struct matrix_writer *w = xcalloc(1, sizeof *w);
     const hsize_t dims[] = {(hsize_t)rows, (hsize_t)cols}, row[] = {1, (hsize_t)cols};
     hid_t space, type;
