@@ -13,6 +13,8 @@
 #define BUILD_COMMIT "unknown"
 #endif
 
+#define HUGE_PAGE ((size_t)2 << 20) /* bytes */
+
 static const char *program = "okv";
 static bool muted;
 static _Thread_local char failure[1024];
@@ -119,20 +121,21 @@ double memory_available(void)
 
 void *big_alloc(size_t bytes, const char *what)
 {
-    size_t rounded = bytes + 63 < bytes ? 0 : (bytes + 63) / 64 * 64;
+    /* Large ones start on a huge page: over long caches, page walks cost more than the reading. */
+    const size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
+    const size_t rounded = bytes + align < bytes ? 0 : (bytes + align - 1) / align * align;
     const double available = memory_available();
     if (available > 0 && (double)bytes > available) {
         fail("%s: %.2f GB of memory are needed, %.2f GB are available", what, (double)bytes / 1e9,
              available / 1e9);
         return NULL;
     }
-    void *p = rounded ? aligned_alloc(64, rounded) : NULL;
+    void *p = rounded ? aligned_alloc(align, rounded) : NULL;
     if (p == NULL) {
         fail("%s: cannot allocate %zu bytes of memory", what, bytes);
         return NULL;
     }
-    /* Huge pages save about a tenth of decode time over long caches; a refusal costs nothing. */
-    if (rounded >= (size_t)4 << 20) madvise(p, rounded, MADV_HUGEPAGE);
+    if (align == HUGE_PAGE) madvise(p, rounded, MADV_HUGEPAGE); /* a refusal costs nothing */
     return p;
 }
 

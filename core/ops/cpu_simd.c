@@ -302,10 +302,6 @@ static void silu_mul(float *gate, const float *up, size_t n)
     for (; i < n; i++) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
-#define AHEAD                                                                                      \
-    16 /* positions fetched ahead: gathered rows have no pattern a prefetcher could see            \
-        */
-
 /* ---- attention of few rows: keys and values are read once for all heads that share them */
 
 SPECIALISED void dots_rows(float *dots, size_t stride, const float *q, const float *k,
@@ -321,11 +317,8 @@ SPECIALISED void dots_rows(float *dots, size_t stride, const float *q, const flo
         const int m = count - i < VL ? count - i : VL;
         for (int j = 0; j < VL; j++) {
             const float *kt = k + (size_t)pos[i + (j < m ? j : 0)] * P;
-            const float *next =
-                k + (size_t)pos[i + j + AHEAD < count ? i + j + AHEAD : count - 1] * P;
             vec acc[4] = {{0}};
             for (int d = 0; d < nv; d++) {
-                __builtin_prefetch(next + d * VL);
                 vec kv = load(kt + d * VL);
                 for (int r = 0; r < rows; r++)
                     acc[r] += kv * (fixed ? own[r][d] : load(q + (size_t)r * P + d * VL));
@@ -370,10 +363,8 @@ SPECIALISED void weigh_block(float *acc, const float *p, size_t ps, const float 
     vec a[4][4] = {{{0}}};
     for (int i = 0; i < count; i++) {
         const float *vt = v + (size_t)pos[i] * P + d0;
-        const float *next = v + (size_t)pos[i + AHEAD < count ? i + AHEAD : count - 1] * P + d0;
         vec x[4];
         for (int d = 0; d < nv; d++) {
-            __builtin_prefetch(next + d * VL);
             x[d] = load(vt + d * VL);
         }
         for (int r = 0; r < rows; r++) {

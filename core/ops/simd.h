@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 #define TILE_KEYS 64      /* keys a tile of attend_tile() covers at a time */
-#define CHUNK_KEYS 256    /* positions one task of attend_rows() covers */
+#define CHUNK_KEYS 512    /* positions one task of attend_rows() covers: long enough to stream */
 #define MAX_TILE_LANES 64 /* (row, head) pairs a tile holds, at most */
 
 struct simd {
