@@ -2,7 +2,7 @@
 # run.sh - runs every test program and the command-line regressions; the last line counts them.
 # BIN is the folder of the programs, TESTS the test programs. Works from the repository root.
 # as the programs set it for themselves: without it, tests crawl beside any busy process
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}"
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-4000}"
 passed=0 failed=0 skipped=0 bad=
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT

@@ -26,7 +26,7 @@ static void print_help(FILE *f, const char *about, const struct command *table)
 static void spin_briefly(char **argv)
 {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
-    setenv("GOMP_SPINCOUNT", "1000", 1);
+    setenv("GOMP_SPINCOUNT", "4000", 1);
     execv("/proc/self/exe", argv); /* returns only where there is no /proc: then it spins */
 }
 

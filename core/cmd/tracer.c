@@ -152,10 +152,9 @@ static int put_top(struct tracer *t, const struct layer_pass *p, int step)
     /* the candidates hold what the decoded tokens leave */
     const int first = p->view.idx ? p->view.count[0] : t->n_prefill;
     const int length = view_length(&p->view, 0, pos);
-    for (int h = 0; h < H; h++)
-        for (int i = first; i < length; i++)
-            after += expf(logits[(size_t)h * p->span + i] - lse[h]);
-    t->totals[p->layer] = 1 - after / (float)H;
+    ops->pool_mass(t->picked, logits + first, p->span, lse, length - first, H);
+    for (int i = 0; i < length - first; i++) after += t->picked[i];
+    t->totals[p->layer] = 1 - after;
 
     if (dump_put_int(t->writer, DUMP_TOPK_IDX, step, p->layer, t->best, k)) return -1;
     return dump_put(t->writer, DUMP_TOPK_MASS, step, p->layer, 0, mass, k);

@@ -426,14 +426,15 @@ static void attn_logits(float *logits, size_t span, const float *q, const struct
 
 /* ---- pooling and selection */
 
-#define POOL_BLOCK 2048 /* positions of one task */
+#define POOL_BLOCK 2048  /* positions of one task */
+#define POOL_ALONE 65536 /* logits up to which one core is done before another wakes up */
 
 static void pool_scores(float *score, const float *logits, size_t span, int T, int H, int sets,
                         enum score_pool pool)
 {
     const int R = H / sets, blocks = (T + POOL_BLOCK - 1) / POOL_BLOCK;
     float lse[H];
-#pragma omp parallel if (blocks * sets > 1)
+#pragma omp parallel if ((size_t)T * H > POOL_ALONE)
     {
         if (pool == SCORE_MAX_WEIGHT) {
 #pragma omp for schedule(static)
@@ -456,7 +457,7 @@ static void pool_scores(float *score, const float *logits, size_t span, int T, i
 static void pool_mass(float *mass, const float *logits, size_t span, const float *lse, int T, int H)
 {
     const int blocks = (T + POOL_BLOCK - 1) / POOL_BLOCK;
-#pragma omp parallel for schedule(static) if (blocks > 1)
+#pragma omp parallel for schedule(static) if ((size_t)T * H > POOL_ALONE)
     for (int b = 0; b < blocks; b++) {
         const int t0 = b * POOL_BLOCK, count = T - t0 < POOL_BLOCK ? T - t0 : POOL_BLOCK;
         cpu->weigh_rows(mass + t0, logits + t0, span, lse, H, count, 1);
