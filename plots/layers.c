@@ -80,16 +80,11 @@ static double whole_step(double lo, double hi, double room)
 static char *describe(const char *metric)
 {
     static const char *const known[][2] = {
-        {"m1", "attention mass kept"},
-        {"m1x", "mass kept, no self"},
-        {"m2", "relative mass kept"},
-        {"m2w", "m2 times importance"},
-        {"m4", "tokens in common"},
-        {"m7", "tokens in common / k"},
-        {"m8", "cosine of outputs"},
-        {"m11", "1 - mass missed"},
-        {"m11w", "m11 times importance"},
-        {"m12", "mass of own top k"},
+        {"m1", "attention mass kept"},     {"m1x", "mass kept, no self"},
+        {"m2", "relative mass kept"},      {"m2w", "m2 times importance"},
+        {"m4", "tokens in common"},        {"m7", "tokens in common / k"},
+        {"m8", "cosine of outputs"},       {"m11", "1 - mass missed"},
+        {"m11w", "m11 times importance"},  {"m12", "mass of own top k"},
         {"m15", "kept from step to step"},
     };
     for (size_t i = 0; i < COUNT_OF(known); i++)

@@ -102,8 +102,8 @@ static void softmax_of(double *weight, const struct plain *p, int layer, int pos
     for (int t = 0; t < n; t++) weight[t] /= sum;
 }
 
-/* The selectors of docs/methods.md. A query of the window scores the candidates of its own step: a prefill query
- * those it can see, itself included. */
+/* The selectors of docs/methods.md. A query of the window scores the candidates of its own step: a
+ * prefill query those it can see, itself included. */
 static double *scores_of(const struct plain *p, int layer, int pos, int set)
 {
     const struct run_config *c = p->config;
