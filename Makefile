@@ -8,7 +8,7 @@ config ?= release
 # ---- what this machine has: probed once, said aloud, never a silent half-build
 PACKAGES := gcc pkg-config libhdf5-dev libcjson-dev libdnnl-dev libpcre2-dev libutf8proc-dev \
             libdeflate-dev gnuplot-nox fonts-dejavu-core
-NVCC  ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+NVCC  ?= $(if $(filter off,$(cuda)),,$(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc)))
 HDF5  := $(firstword $(foreach p,hdf5-serial hdf5,$(shell pkg-config --exists $p 2>/dev/null && echo $p)))
 LIBS  := libcjson libpcre2-8 libutf8proc libdeflate
 have   = $(shell pkg-config --exists $1 2>/dev/null && echo $1)
@@ -17,8 +17,21 @@ DNNL  := $(firstword $(wildcard /usr/include/oneapi/dnnl/dnnl.h /usr/local/inclu
 GNUPLOT := $(shell command -v gnuplot)
 READY := $(and $(HDF5),$(GNUPLOT),$(DNNL),$(call have,libcjson),$(call have,libpcre2-8),$(call have,libutf8proc),$(call have,libdeflate))
 
+# ---- CUDA: cuda=off builds without it, cuda=all for every architecture named below, nothing for the
+# GPU of this machine (without one: for the newest of them, which a newer driver can run too)
+CUDA   := $(if $(NVCC),$(abspath $(dir $(NVCC))..))
+GPU    := $(if $(NVCC),$(if $(cuda),,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .)))
+# wgmma and its kin are instructions of exactly 9.0: the a in 90a
+code    = $(if $(filter 90,$1),-gencode=arch=compute_90a$(,)code=sm_90a,-gencode=arch=compute_$1$(,)code=sm_$1)
+, := ,
+ARCHS  := $(if $(filter all,$(cuda)),80 90 100,$(or $(GPU),90))
+CUFLAGS += -std=c++17 -O3 -g -lineinfo -I. $(foreach a,$(ARCHS),$(call code,$a)) \
+           $(if $(filter all,$(cuda)),-gencode=arch=compute_80$(,)code=compute_80) -Xcompiler -Wall \
+           $(if $(werror),-Werror all-warnings)
+CFLAGS  += $(if $(CUDA),-I$(CUDA)/include)
+
 # ---- where things go: one folder of objects per configuration; the programs of release in build/
-O   := build/$(config)$(if $(cuda),-cuda-$(cuda))
+O   := build/$(config)$(if $(NVCC),,-cpu)$(if $(cuda),-cuda-$(cuda))
 BIN := $(if $(filter release,$(config)),build,$O)
 
 # no -ffast-math: a dump must mean the same from every build
@@ -31,17 +44,20 @@ CFLAGS  += -std=c11 -D_GNU_SOURCE -g -fopenmp -Wall -Wextra -Wshadow -Wpointer-a
            $(if $(READY),$(shell pkg-config --cflags $(HDF5) $(LIBS)))
 LDLIBS.base := $(if $(READY),$(shell pkg-config --libs libcjson)) -lm
 LDLIBS.dump := $(if $(READY),$(shell pkg-config --libs $(HDF5) libdeflate)) $(LDLIBS.base)
-LDLIBS.core := $(if $(READY),$(shell pkg-config --libs libpcre2-8 libutf8proc)) -ldnnl $(LDLIBS.dump)
+LDLIBS.core := $(if $(READY),$(shell pkg-config --libs libpcre2-8 libutf8proc)) -ldnnl $(LDLIBS.dump) \
+               $(if $(CUDA),-L$(CUDA)/lib64 -Wl$(,)-rpath$(,)$(CUDA)/lib64 -lcublas -lcudart_static -lstdc++ -lpthread -ldl -lrt)
 
 # ---- the layers, enforced by the linker: okv-analyze gets libdump.a and nothing else of core,
 # okv-plot gets libbase.a only
 obj   = $(patsubst %,$O/obj/%.o,$1)
 base := $(wildcard core/base/*.c)
 dump := $(wildcard core/dump/*.c)
-core := $(filter-out core/cmd/main.c core/ops/cpu_simd.c,$(wildcard core/ops/*.c core/model/*.c \
-        core/method/*.c core/task/*.c core/cmd/*.c))
+core := $(filter-out core/cmd/main.c core/ops/cpu_simd.c $(if $(NVCC),core/ops/cuda_none.c,core/ops/cuda.c core/ops/cuda_kv.c core/ops/cuda_trace.c),\
+        $(wildcard core/ops/*.c core/model/*.c core/method/*.c core/task/*.c core/cmd/*.c)) \
+        $(if $(NVCC),$(wildcard core/ops/*.cu))
 simd := avx512 avx2 plain
-tests := $(patsubst tests/%.c,$O/%,$(wildcard tests/test_*.c))
+gpu_tests := $(patsubst tests/%.c,$O/%,$(wildcard tests/test_cuda*.c))
+tests := $(filter-out $(gpu_tests),$(patsubst tests/%.c,$O/%,$(wildcard tests/test_*.c))) $(if $(NVCC),$(gpu_tests))
 
 PROGRAMS := $(BIN)/okv $(BIN)/okv-analyze $(BIN)/okv-plot
 
@@ -55,7 +71,7 @@ all: say $(PROGRAMS)
 endif
 
 say:
-	@echo "$O: HDF5 $(HDF5) $(shell pkg-config --modversion $(HDF5)), oneDNN, CUDA $(or $(NVCC),not found)"
+	@echo "$O: HDF5 $(HDF5) $(shell pkg-config --modversion $(HDF5)), oneDNN, CUDA $(if $(NVCC),for sm_$(strip $(ARCHS))$(if $(GPU),, (no GPU found)),off)"
 
 $O/libbase.a: $(call obj,$(base))
 $O/libdump.a: $(call obj,$(dump))
@@ -67,7 +83,7 @@ $(BIN)/okv-analyze: $(call obj,$(wildcard analyze/*.c)) $O/libdump.a $O/libbase.
 $(BIN)/okv-plot: $(call obj,$(wildcard plots/*.c)) $O/libbase.a
 	$(CC) $(CFLAGS) $^ $(LDFLAGS) $(LDLIBS.base) -o $@
 # tests of analyze/ and plots/ link those modules without their main
-$(tests): $O/%: $O/obj/tests/%.c.o $(call obj,$(filter-out tests/test_%.c tests/make_%.c,$(wildcard tests/*.c)) tests/made_dump.c $(filter-out analyze/main.c plots/main.c,\
+$(tests): $O/%: $O/obj/tests/%.c.o $(call obj,$(filter-out tests/test_%.c tests/make_%.c $(if $(NVCC),,tests/gpu.c),$(wildcard tests/*.c)) tests/made_dump.c $(filter-out analyze/main.c plots/main.c,\
           $(wildcard analyze/*.c plots/*.c))) $O/libcore.a $O/libdump.a $O/libbase.a
 	$(CC) $(CFLAGS) $^ $(LDFLAGS) $(LDLIBS.core) -o $@
 
@@ -83,6 +99,9 @@ FORCE:
 $O/obj/%.c.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+$O/obj/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(CUFLAGS) -MMD -MP -c $< -o $@
 # one source, three instruction sets: cpu.c picks one at run time
 # (-std=c11 alone would forbid fused multiply-add)
 flags.avx512 := -ffp-contract=fast -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
@@ -119,7 +138,7 @@ endif
 $O/make_long_dump: $(call obj,tests/make_long_dump.c) $O/libdump.a $O/libbase.a
 	$(CC) $(CFLAGS) $^ $(LDFLAGS) $(LDLIBS.dump) -o $@
 
-sources := $(wildcard core/*/*.[ch] analyze/*.[ch] plots/*.[ch] tests/*.[ch])
+sources := $(wildcard core/*/*.[ch] core/*/*.cu core/*/*.cuh analyze/*.[ch] plots/*.[ch] tests/*.[ch])
 format:
 	clang-format -i $(sources)
 format-check:
@@ -146,6 +165,7 @@ help:
 	echo "make demo          trace a real model, rank its filter layers, prove the choice, draw it"; \
 	echo "make test          every test; config=sanitize runs them under ASan and UBSan"; \
 	echo "make deps          install the packages that are missing"; \
+	echo "make cuda=all       code for sm_80, sm_90, sm_100 and PTX; cuda=off builds without CUDA"; \
 	echo "make format        clang-format; make layers checks the dependency arrows"; \
 	echo "config=debug|sanitize builds into build/<config>; werror=1 makes warnings errors"
 

@@ -80,7 +80,8 @@ static bool golden_open(struct golden *g, const char *dir)
     size_t size;
     memset(g, 0, sizeof *g);
     cJSON *root = json_load(case_path);
-    if (root && model_open(&g->m, dir, NULL) == 0 && (g->file = file_read(npy, &size)) != NULL &&
+    if (root && model_open(&g->m, dir, NULL, "cpu") == 0 &&
+        (g->file = file_read(npy, &size)) != NULL &&
         json_int_list(dir, json_member(root, "ids"), "ids", 0, 1 << 20, &g->ids, &g->n) == 0 &&
         json_int_list(dir, json_member(root, "logit_rows"), "rows", 0, g->n - 1, &g->rows,
                       &g->n_rows) == 0 &&
@@ -111,7 +112,8 @@ static void agrees_with_golden(const char *dir, const struct ops *ops, const cha
     if (!golden_open(&g, dir)) return;
     const int V = g.m.config.V;
     g.m.ops = ops;
-    struct session *s = session_open(&g.m, 400, 0, true);
+    struct session *s = session_open(
+        &g.m, &(struct session_plan){.room = 400, .keep_queries = 0, .extrapolate = true});
     session_start(s, g.n);
     CHECK(forward(s, g.ids, g.n, true, NULL, NULL, LOGITS_ALL, &logits) == 0, "%s: %s", dir,
           last_failure());
@@ -218,11 +220,12 @@ static void pocket_attends_as_recorded(void)
         read_dataset("attention", H5T_NATIVE_FLOAT, 4, (hsize_t[]){4, 12, 8, TRACE_T}, want) &&
         read_dataset("logits", H5T_NATIVE_FLOAT, 2, (hsize_t[]){5, 2048}, logits_want) &&
         read_dataset("ids", H5T_NATIVE_INT, 1, (hsize_t[]){TRACE_IDS}, ids) &&
-        model_open(&m, POCKET, NULL) == 0;
+        model_open(&m, POCKET, NULL, "cpu") == 0;
     CHECK(ok, "%s", last_failure());
     if (ok) {
         const double deviation = deviation_of(logits_want[0], sizeof logits_want / sizeof(float));
-        struct session *s = session_open(&m, TRACE_IDS, 0, false);
+        struct session *s = session_open(
+            &m, &(struct session_plan){.room = TRACE_IDS, .keep_queries = 0, .extrapolate = false});
         const float *logits;
         CHECK(prefill(s, ids, TRACE_PREFILL, NULL, &logits) == 0, "%s", last_failure());
         for (int i = 0; i < 5; i++) {
@@ -251,7 +254,8 @@ static void chunks_equal_one_pass(void)
     const float *logits;
     if (!golden_open(&g, GOLDEN)) return;
     const int V = g.m.config.V;
-    struct session *s = session_open(&g.m, g.n, 0, false);
+    struct session *s = session_open(
+        &g.m, &(struct session_plan){.room = g.n, .keep_queries = 0, .extrapolate = false});
     for (size_t i = 0; i < COUNT_OF(chunks); i++) {
         session_start(s, g.n);
         for (int at = 0; at < g.n; at += chunks[i]) {
@@ -300,7 +304,9 @@ static void blocks_equal_rows(void)
         float nll[2][N];
         CHECK(run_config_parse(&config, "config", configs[i]) == 0, "%s", last_failure());
         struct method *method = method_open(&config, &g.m);
-        struct session *s = session_open(&g.m, N, method->keep_queries, false);
+        struct session *s = session_open(
+            &g.m, &(struct session_plan){
+                      .room = N, .keep_queries = method->keep_queries, .extrapolate = false});
         for (int way = 0; way < 2; way++) {
             const float *logits;
             CHECK(prefill(s, g.ids, FROM, NULL, &logits) == 0, "%s", last_failure());
@@ -343,7 +349,9 @@ static void bits_repeat_on_any_number_of_threads(void)
             int out[40], n_out;
             CHECK(run_config_parse(&config, "config", configs[k]) == 0, "%s", last_failure());
             struct method *method = method_open(&config, &g.m);
-            struct session *s = session_open(&g.m, 350, method->keep_queries, false);
+            struct session *s = session_open(
+                &g.m, &(struct session_plan){
+                          .room = 350, .keep_queries = method->keep_queries, .extrapolate = false});
             sampler_open(&sampler, (struct sampling){0.8, 50, 0.95, 7}, V);
             CHECK(prefill(s, g.ids, g.n, NULL, &logits) == 0, "%s", last_failure());
             memcpy(first, logits, (size_t)V * sizeof *first);
@@ -375,9 +383,10 @@ static void refusals(void)
     int ids[200] = {0};
     cJSON *shorter = cJSON_Parse("{\"max_position_embeddings\": 100}");
     const bool muted = mute_failures(true);
-    CHECK(model_open(&m, GOLDEN, shorter) == 0, "%s", last_failure());
+    CHECK(model_open(&m, GOLDEN, shorter, "cpu") == 0, "%s", last_failure());
 
-    struct session *s = session_open(&m, 100, 0, false);
+    struct session *s = session_open(
+        &m, &(struct session_plan){.room = 100, .keep_queries = 0, .extrapolate = false});
     CHECK(s != NULL, "the trained length itself is allowed: %s", last_failure());
     session_start(s, 100);
     static const int wrong[] = {512, -1, INT32_MAX, INT32_MIN};
@@ -400,10 +409,13 @@ static void refusals(void)
           "no room: %s", last_failure());
     session_close(s);
 
-    CHECK(session_open(&m, 101, 0, false) == NULL && strstr(last_failure(), "100") &&
-              strstr(last_failure(), "--allow-extrapolation"),
+    CHECK(session_open(
+              &m, &(struct session_plan){.room = 101, .keep_queries = 0, .extrapolate = false}) ==
+                  NULL &&
+              strstr(last_failure(), "100") && strstr(last_failure(), "--allow-extrapolation"),
           "past the trained length: %s", last_failure());
-    s = session_open(&m, 101, 0, true);
+    s = session_open(&m,
+                     &(struct session_plan){.room = 101, .keep_queries = 0, .extrapolate = true});
     CHECK(s != NULL, "%s", last_failure());
     session_close(s);
     model_close(&m);
@@ -441,7 +453,9 @@ static void damaged_weights_are_noticed(void)
         for (size_t j = 0; j < COUNT_OF(bits); j++)
             for (size_t k = 0; k < COUNT_OF(lengths); k++) {
                 const float *logits;
-                struct session *s = session_open(&g.m, 100, 0, false);
+                struct session *s = session_open(
+                    &g.m,
+                    &(struct session_plan){.room = 100, .keep_queries = 0, .extrapolate = false});
                 memcpy(data, whole.data, bytes);
                 memcpy(data + 4 * 70, &bits[j], 4);
                 session_start(s, lengths[k]);

@@ -212,7 +212,7 @@ static void plain_token(const struct plain *p, int pos, int token)
         attend(p, attention, l, pos);
         for (int i = 0; pos >= PREFILL && i < p->config->n_layers; i++)
             if (p->config->layers[i] == l) choose(p, i, pos - PREFILL);
-        ops->attn_out(x, NULL, attention, 1, w, c, NULL);
+        ops->attn_out(x, NULL, NULL, attention, 1, w, c, NULL);
         ops->mlp(x, 1, w, c, NULL);
     }
     if (pos >= PREFILL)
@@ -230,7 +230,7 @@ static void plain_open(struct plain *p, const struct model *m)
     p->kv = xcalloc((size_t)c->L, sizeof *p->kv);
     for (int l = 0; l < c->L; l++)
         p->kv[l] = (struct kv_layer){xcalloc((size_t)c->G * ROOM * P, sizeof(float)),
-                                     xcalloc((size_t)c->G * ROOM * P, sizeof(float)), ROOM};
+                                     xcalloc((size_t)c->G * ROOM * P, sizeof(float)), ROOM, NULL};
     p->q = xcalloc((size_t)c->L * TOKENS * (size_t)c->H * P, sizeof *p->q);
     p->cosine = xcalloc(TOKENS * half, sizeof *p->cosine);
     p->sine = xcalloc(TOKENS * half, sizeof *p->sine);
@@ -341,8 +341,10 @@ static void agrees(struct plain *p, const int *ids, const char *text, const int 
     struct method *method = method_open(&config, m);
     struct watch w = {.p = p, .method = method, .config = text};
     w.hooks = (struct hooks){.ctx = &w, .after = compare_selection};
-    struct session *s = session_open(m, TOKENS, method->keep_queries, false);
-    CHECK(prefill(s, ids, PREFILL, NULL, &logits) == 0 && method->begin(method, s) == 0, "%s: %s",
+    struct session *s = session_open(m, &(struct session_plan){.room = TOKENS,
+                                                               .keep_queries = method->keep_queries,
+                                                               .extrapolate = false});
+    CHECK(prefill(s, ids, PREFILL, NULL, &logits) == 0 && method_begin(method, s) == 0, "%s: %s",
           text, last_failure());
     for (int step = 0, b = 0; step < STEPS; b++) {
         const int n = STEPS - step < blocks[b % 4] ? STEPS - step : blocks[b % 4];
@@ -375,7 +377,8 @@ static bool deep_model(struct model *m)
         " \"rope_theta\": 10000.0}";
     const char *path = check_scratch("config.json");
     FILE *f = fopen(path, "w");
-    const bool ok = f && fputs(text, f) >= 0 && fclose(f) == 0 && model_open_shape(m, path, 5) == 0;
+    const bool ok =
+        f && fputs(text, f) >= 0 && fclose(f) == 0 && model_open_shape(m, path, 5, "cpu") == 0;
     CHECK(ok, "%s", last_failure());
     return ok;
 }
@@ -438,7 +441,9 @@ static void walk(const struct model *m, const int *ids, const char *text, float 
     float all[TOKENS] = {0}, *first = xmalloc((size_t)m->config.V * sizeof *first);
     CHECK(run_config_parse(&config, "config", text) == 0, "%s", last_failure());
     struct method *method = method_open(&config, m);
-    struct session *s = session_open(m, TOKENS, method->keep_queries, false);
+    struct session *s = session_open(m, &(struct session_plan){.room = TOKENS,
+                                                               .keep_queries = method->keep_queries,
+                                                               .extrapolate = false});
     CHECK(prefill(s, ids, PREFILL, NULL, &logits) == 0, "%s", last_failure());
     memcpy(first, logits, (size_t)m->config.V * sizeof *first);
     CHECK(decode_known(s, method, NULL, ids, PREFILL, TOKENS, first, best, all) == 0, "%s: %s",
@@ -496,8 +501,9 @@ static void refusals(void)
                            "\"num_of_selected_tokens\": 0.1}") == 0,
           "%s", last_failure());
     struct method *method = method_open(&config, &m);
-    struct session *s = session_open(&m, 64, 0, false);
-    CHECK(prefill(s, ids, 8, NULL, &logits) == 0 && method->begin(method, s) == -1 &&
+    struct session *s = session_open(
+        &m, &(struct session_plan){.room = 64, .keep_queries = 0, .extrapolate = false});
+    CHECK(prefill(s, ids, 8, NULL, &logits) == 0 && method_begin(method, s) == -1 &&
               strstr(last_failure(), "0.1"),
           "a budget of nothing: %s", last_failure());
     session_close(s);
@@ -537,7 +543,8 @@ static void suite_scores_are_reached(void)
     struct tally tally[COUNT_OF(runs)][8] = {{{0}}};
     cJSON *scores = json_load("tests/data/golden/suite_scores.json");
     struct suite *suite = suite_load("tests/data/golden/suite.jsonl", 2048);
-    if (scores == NULL || suite == NULL || model_open(&m, "configs/demo/pocket-llama", NULL)) {
+    if (scores == NULL || suite == NULL ||
+        model_open(&m, "configs/demo/pocket-llama", NULL, "cpu")) {
         CHECK(false, "%s", last_failure());
         return;
     }
@@ -552,7 +559,8 @@ static void suite_scores_are_reached(void)
         const float *logits;
         int *best = xcalloc((size_t)l->n, sizeof *best);
         float *nll = xcalloc((size_t)l->n, sizeof *nll);
-        struct session *s = session_open(&m, l->n, 0, false);
+        struct session *s = session_open(
+            &m, &(struct session_plan){.room = l->n, .keep_queries = 0, .extrapolate = false});
         CHECK(prefill(s, l->ids, l->n_prefill, NULL, &logits) == 0, "%s", last_failure());
         memcpy(first, logits, V * sizeof *first);
         for (size_t k = 0; k < COUNT_OF(runs); k++) { /* one prefill serves all */

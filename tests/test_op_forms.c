@@ -68,7 +68,7 @@ static void softmax_is_right(struct backend *b)
         k[16] = cases[i].key[1];
         v[17] = 1; /* position t holds the unit vector t, so the output is the weights */
         q[0] = q[16] = 1.41421356f;
-        const struct kv_layer kv = {k, v, 64};
+        const struct kv_layer kv = {k, v, 64, NULL};
         float out[3][4], lse[2];
         b->ops->attend_all(out[0], q, &kv, 2, 0, &c, lse, &b->scratch);
         b->ops->attend_rows(out[1], q, &kv, 2, 0, 1, (struct attn_view){0},
@@ -96,7 +96,7 @@ static void query_heads_find_their_kv_head(struct backend *b)
 {
     const struct model_config c = {.H = 6, .G = 2, .D = 2};
     float k[2 * 64 * 16] = {0}, v[2 * 64 * 16] = {0}, q[2 * 6 * 16] = {0}, out[2 * 6 * 2];
-    const struct kv_layer kv = {k, v, 64};
+    const struct kv_layer kv = {k, v, 64, NULL};
     for (int g = 0; g < 2;
          g++) { /* kv head g is loud at position g, and its value there is g + 1 */
         k[(g * 64 + g) * 16] = 100;
@@ -150,7 +150,7 @@ static void rotation_and_norm_are_right(struct backend *b)
     const struct layer_weights w = {.attn_norm = weight, .q = same, .k = same, .v = same};
     const struct model_config c = {.E = 4, .H = 1, .G = 1, .D = 4, .norm_eps = 0};
     float q[32], k[64 * 16], v[64 * 16];
-    struct kv_layer kv = {k, v, 64};
+    struct kv_layer kv = {k, v, 64, NULL};
     b->ops->attn_in(q, &kv, x, 2, 0, &w, &c, (struct rope_table){cosine, sine}, &b->scratch);
     for (int r = 0; r < 2; r++)
         for (int d = 0; d < 16; d++) {

@@ -179,7 +179,7 @@ static struct kv_layer random_kv(struct rng *r, int G, int D, int T, float limit
 {
     const int P = padded_width(D), room = (T + 63) / 64 * 64;
     const size_t n = (size_t)G * (size_t)room * (size_t)P;
-    struct kv_layer kv = {floats(n), floats(n), room};
+    struct kv_layer kv = {floats(n), floats(n), room, NULL};
     for (size_t i = 0; i < n; i++) {
         const bool inside = (int)(i / (size_t)P) % room < T, used = (int)(i % (size_t)P) < D;
         kv.k[i] = !inside ? NAN : used ? draw(r, limit) : 0;
@@ -191,7 +191,7 @@ static struct kv_layer random_kv(struct rng *r, int G, int D, int T, float limit
 static struct kv_layer absolute_kv(const struct kv_layer *kv, int G, int P)
 {
     const size_t n = (size_t)G * (size_t)kv->room * (size_t)P;
-    return (struct kv_layer){absolute(kv->k, n), absolute(kv->v, n), kv->room};
+    return (struct kv_layer){absolute(kv->k, n), absolute(kv->v, n), kv->room, NULL};
 }
 
 static float *random_queries(struct rng *r, int rows, int D, float limit)
@@ -368,7 +368,7 @@ static void linear_twins(struct battery *b, struct rng *r, int n)
         memcpy(x[i], x0, N * E * sizeof **x);
     }
     b->ops->embed(embedded, &all.embed, ids, n);
-    b->ops->attn_out(x[0], with_delta ? delta : NULL, attention, n, &w, &c, &b->scratch);
+    b->ops->attn_out(x[0], with_delta ? delta : NULL, NULL, attention, n, &w, &c, &b->scratch);
     b->ops->mlp(x[1], n, &w, &c, &b->scratch);
     b->ops->head(logits, x0, n, &all, &c, &b->scratch);
     add_hash(b, x[0], N * E);
@@ -389,8 +389,9 @@ static void linear_twins(struct battery *b, struct rng *r, int n)
         size = absolute(x0, N * E);
         memcpy(want, x0, N * E * sizeof *want);
         float *delta_want = floats(N * E), *delta_size = floats(N * E);
-        b->twin->attn_out(want, delta_want, attention, n, &w, &c, NULL);
-        b->twin->attn_out(size, delta_size, absolute(attention, N * HD), n, &positive, &c, NULL);
+        b->twin->attn_out(want, delta_want, NULL, attention, n, &w, &c, NULL);
+        b->twin->attn_out(size, delta_size, NULL, absolute(attention, N * HD), n, &positive, &c,
+                          NULL);
         judge(b, "attn_out", shape, x[0], want, N * E, size, sum_error(c.H * c.D + 3), NULL);
         if (with_delta)
             judge(b, "attn_out's delta", shape, delta, delta_want, N * E, delta_size,
@@ -514,8 +515,8 @@ static void attend_rows_twin(struct battery *b, struct rng *r, struct model_conf
     for (size_t i = 0; i < rows * span; i++) logits[i] = alone[i] = 77; /* a mark */
 
     b->ops->attend_rows(out, q, &kv, n, pos0, pos_step, view,
-                        look ? (struct attn_seen){logits, lse, span} : (struct attn_seen){0}, &c,
-                        &b->scratch);
+                        look ? (struct attn_seen){logits, lse, NULL, span} : (struct attn_seen){0},
+                        &c, &b->scratch);
     if (!sets && pos_step) b->ops->attn_logits(alone, span, q, &kv, n, pos0, &c);
     add_hash(b, out, rows * D);
     add_hash(b, lse, rows);
@@ -532,7 +533,7 @@ static void attend_rows_twin(struct battery *b, struct rng *r, struct model_conf
         struct kv_layer sized = kv;
         sized.v = absolute_kv(&kv, c.G, P).v;
         b->twin->attend_rows(want, q, &kv, n, pos0, pos_step, view,
-                             (struct attn_seen){logits_want, lse_want, span}, &c, NULL);
+                             (struct attn_seen){logits_want, lse_want, NULL, span}, &c, NULL);
         b->twin->attend_rows(size, q, &sized, n, pos0, pos_step, view, (struct attn_seen){0}, &c,
                              NULL);
         judge(b, "attend_rows", shape, out, want, rows * D, size, weight_error(e, T), NULL);

@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 #define RANK "metric\tk\tlayer\tvalue\tlow\thigh\n"
+#define LATENCY                                                                                    \
+    "method\tcontext\tdecode_ms\tdecode_ms_low\tdecode_ms_high\troofline_ms\tstatus\tbudget\n"
 
 static const char *put_file(const char *name, const char *text)
 {
@@ -166,12 +168,39 @@ static const char latency_table[] =
     "ok\tfull\t4096\t20\t19\t21\t12\nok\tfull\t16384\t80\t79\t81\t50\noom\tfull\t65536\t-\t-\t-\t-"
     "\n"
     "ok\tomni_kv\t4096\t20\t19\t22\tnan\noom\th2o\t4096\t\t\t\t\n";
+static const char budget_table[] =
+    "method\tcontext\tbudget\tdecode_ms\tdecode_ms_low\tdecode_ms_high\troofline_ms\tlink_ms\t"
+    "status\n"
+    "full\t4096\t-\t20\t19\t21\t12\t0\tok\nomnikv\t4096\t128\t9\t8\t10\t5\t7\tok\n"
+    "omnikv\t4096\t2048\t12\t11\t13\t6\t2\tok\nomnikv\t8192\t128\t-\t-\t-\t-\t-\toom\n";
 static const char eval_table[] = "task\tcorrect\ttotal\taccuracy\tnll\n"
                                  "passkey\t39\t40\t0.975\t0.01\nall\t39\t40\t0.975\t0.01\n";
 static const char missing_table[] =
     "sample\tstep\tlayer\tmissing\n0\t0\t3\t0.1\n0\t1\t3\t0.5\n0\t0\t4\t0.2\n";
 static const char hits_table[] =
     "source\tk\tmass\trecall\nown\t8\t0.5\t1\nown\t16\t0.7\t1\nlagged\t8\t0.3\t0.4\n";
+
+/* A method without a budget is level from the least to the largest, and a roofline is the larger of
+ * what the memory and the link to the host allow. */
+static void budgets_make_curves(void)
+{
+    struct figure_table table = {.label = NULL};
+    struct figure f = {.name = "budget", .tables = &table, .table_count = 1};
+    char *settings = NULL, *data = NULL;
+    size_t size;
+    CHECK(tsv_read(&table.tsv, put_file("budget.tsv", budget_table)) == 0, "%s", last_failure());
+    f.settings = open_memstream(&settings, &size);
+    f.data = open_memstream(&data, &size);
+    CHECK(figure_budget(&f) == 0, "%s", last_failure());
+    fclose(f.settings);
+    fclose(f.data);
+    CHECK(strstr(data, "128\t20\t19\t21\t12\n2048\t20\t19\t21\t12\n"), "full: %s", data);
+    CHECK(strstr(data, "128\t9\t8\t10\t7\n2048\t12\t11\t13\t6\n"), "omnikv: %s", data);
+    CHECK(strstr(settings, "rows = 1\n"), "out of memory: %s", settings);
+    free(settings);
+    free(data);
+    tsv_free(&table.tsv);
+}
 
 static void figures_are_drawn_the_same_twice(void)
 {
@@ -186,6 +215,7 @@ static void figures_are_drawn_the_same_twice(void)
         {"hits", put_file("hits.tsv", hits_table), "lagged"},
         {"missing", put_file("missing.tsv", missing_table), "decode step"},
         {"latency", put_file("latency.tsv", latency_table), "out of memory"},
+        {"budget", put_file("budget.tsv", budget_table), "omnikv, 8K"},
         {"accuracy", put_file("a_b.tsv", eval_table), "a_b"},
     };
     static const char *const formats[] = {"svg", "png", "pdf"};
@@ -261,6 +291,15 @@ static void bad_tables_are_one_line(void)
          "method\tcontext\tdecode_ms\tdecode_ms_low\tdecode_ms_high\troofline_ms\tstatus\n"
          "a\t1\t1\t1\t1\t1\toom\n",
          "only status oom"},
+        {"latency", LATENCY "a\t1\t1\t1\t1\t1\tok\t8\na\t1\t1\t1\t1\t1\tok\t16\n",
+         "figure of okv-plot budget"},
+        {"budget", LATENCY "a\t1\t1\t1\t1\t1\tok\t-\n", "found no budget"},
+        {"budget", LATENCY "a\t1\t1\t1\t1\t1\tok\t0\n", "\"budget\": expected a whole number"},
+        {"budget", LATENCY "a\t1\t1\t1\t1\t1\tok\t8\na\t1\t1\t1\t1\t1\tok\t8\n", "twice"},
+        {"budget",
+         "method\tcontext\tdecode_ms\tdecode_ms_low\tdecode_ms_high\troofline_ms\tstatus\n"
+         "a\t1\t1\t1\t1\t1\tok\n",
+         "expected a column \"budget\""},
         {"accuracy", "task\tcorrect\ttotal\taccuracy\na\t5\t4\t1\n", "from 0 to 4"},
         {"accuracy", "task\tcorrect\ttotal\taccuracy\na\t2\t4\t0.9\n", "is not 2 of 4"},
     };
@@ -409,6 +448,7 @@ int main(void)
     text_is_made_harmless();
     axes_hold_their_values();
     curves_merge_by_place();
+    budgets_make_curves();
     base64_is_right();
     the_report_is_whole();
     if (have_gnuplot()) {

@@ -193,7 +193,7 @@ static void every_dtype_loads(void)
             struct image m = make_image((enum dtype)t, 0, PARTS);
             edit(&m, "{", &"   {"[3 - pad]);
             write_image("model.safetensors", &m);
-            struct weights *w = weights_load(folder(), &tiny);
+            struct weights *w = weights_load(folder(), &tiny, NULL);
             CHECK(w != NULL, "%s: %s", type_names[t], last_failure());
             if (w == NULL) continue;
             CHECK(w->dtype == (enum dtype)t && !w->random, "%s", type_names[t]);
@@ -210,7 +210,7 @@ static void shards_load_like_one_file(void)
     struct image whole = make_image(DTYPE_F16, 0, PARTS);
     char *map = xstrdup("");
     write_image("model.safetensors", &whole);
-    struct weights *one = weights_load(folder(), &tiny);
+    struct weights *one = weights_load(folder(), &tiny, NULL);
     remove_file("model.safetensors");
 
     for (int s = 0; s < 3; s++) {
@@ -226,7 +226,7 @@ static void shards_load_like_one_file(void)
     }
     char *text = xprintf(index, map);
     write_bytes("model.safetensors.index.json", text, strlen(text));
-    struct weights *w = weights_load(folder(), &tiny);
+    struct weights *w = weights_load(folder(), &tiny, NULL);
     CHECK(one && w, "%s", last_failure());
     if (w && one) {
         check_tiny(w, "shards");
@@ -263,7 +263,7 @@ static void shards_load_like_one_file(void)
         char *out =
             xprintf("%.*s%s%s", (int)(at - text), text, cases[i].to, at + strlen(cases[i].from));
         write_bytes("model.safetensors.index.json", out, strlen(out));
-        w = weights_load(folder(), &tiny);
+        w = weights_load(folder(), &tiny, NULL);
         CHECK(w == NULL, "%s -> %s", cases[i].from, cases[i].to);
         CHECK(strstr(last_failure(), cases[i].said), "%s -> %s: %s", cases[i].from, cases[i].to,
               last_failure());
@@ -274,16 +274,16 @@ static void shards_load_like_one_file(void)
     struct image twice = make_image(DTYPE_F16, 3, 8);
     write_image("part-1.safetensors", &twice);
     write_bytes("model.safetensors.index.json", text, strlen(text));
-    CHECK(weights_load(folder(), &tiny) == NULL && strstr(last_failure(), "expected once"), "%s",
-          last_failure());
+    CHECK(weights_load(folder(), &tiny, NULL) == NULL && strstr(last_failure(), "expected once"),
+          "%s", last_failure());
     for (int s = 0; s < 3; s++) {
         char *name = xprintf("part-%d.safetensors", s);
         remove_file(name);
         free(name);
     }
     remove_file("model.safetensors.index.json");
-    CHECK(weights_load(folder(), &tiny) == NULL && strstr(last_failure(), "found neither"), "%s",
-          last_failure());
+    CHECK(weights_load(folder(), &tiny, NULL) == NULL && strstr(last_failure(), "found neither"),
+          "%s", last_failure());
     free(text);
     free(map);
 }
@@ -351,7 +351,7 @@ static void hostile_files_are_refused(void)
         m.size -= (size_t)cases[i].cut;
         m.length_lie = cases[i].lie;
         write_image("model.safetensors", &m);
-        struct weights *w = weights_load(folder(), &tiny);
+        struct weights *w = weights_load(folder(), &tiny, NULL);
         CHECK(w == NULL, "%s -> %s, %d, %lld", cases[i].from, cases[i].to, cases[i].cut,
               cases[i].lie);
         CHECK(strstr(last_failure(), cases[i].said) &&
@@ -361,13 +361,13 @@ static void hostile_files_are_refused(void)
     }
     for (size_t size = 0; size < 9; size += 4) { /* 8 bytes are a header of length 0 */
         write_bytes("model.safetensors", "\0\0\0\0\0\0\0\0", size);
-        CHECK(weights_load(folder(), &tiny) == NULL, "%zu bytes", size);
+        CHECK(weights_load(folder(), &tiny, NULL) == NULL, "%zu bytes", size);
     }
     remove_file("model.safetensors");
     char *path = path_join(folder(), "model.safetensors");
     mkdir(path, 0777);
-    CHECK(weights_load(folder(), &tiny) == NULL && strstr(last_failure(), "expected a file"), "%s",
-          last_failure());
+    CHECK(weights_load(folder(), &tiny, NULL) == NULL && strstr(last_failure(), "expected a file"),
+          "%s", last_failure());
     rmdir(path);
     free(path);
 }
@@ -381,21 +381,21 @@ static void unneeded_tensors_are_ignored(void)
     tied.tied = true;
     edit(&m, "__metadata__\": {\"format\": \"pt\"}", extra);
     write_image("model.safetensors", &m);
-    struct weights *w = weights_load(folder(), &tiny);
+    struct weights *w = weights_load(folder(), &tiny, NULL);
     CHECK(w != NULL, "%s", last_failure());
     weights_free(w);
-    w = weights_load(folder(), &tied);
+    w = weights_load(folder(), &tied, NULL);
     CHECK(w != NULL, "%s", last_failure());
     if (w) CHECK(w->head.data == w->embed.data, "a tied model's lm_head is the embedding");
     weights_free(w);
 
     struct image short_one = make_image(DTYPE_F32, 0, PARTS - 1);
     write_image("model.safetensors", &short_one);
-    w = weights_load(folder(), &tied);
+    w = weights_load(folder(), &tied, NULL);
     CHECK(w != NULL, "%s", last_failure());
     weights_free(w);
-    CHECK(weights_load(folder(), &tiny) == NULL && strstr(last_failure(), "lm_head.weight"), "%s",
-          last_failure());
+    CHECK(weights_load(folder(), &tiny, NULL) == NULL && strstr(last_failure(), "lm_head.weight"),
+          "%s", last_failure());
 }
 
 static void fingerprints_tell_models_apart(void)
@@ -407,7 +407,7 @@ static void fingerprints_tell_models_apart(void)
         if (i == 2) m.data[m.size - 1] ^= 1;
         if (i == 3) c.rope.theta = 5e5;
         write_image("model.safetensors", &m);
-        struct weights *w = weights_load(folder(), &c);
+        struct weights *w = weights_load(folder(), &c, NULL);
         CHECK(w != NULL, "%s", last_failure());
         memcpy(prints[i], w ? w->fingerprint : "", w ? 17 : 1);
         weights_free(w);
@@ -432,7 +432,7 @@ static void checkpoints_of_the_repository_load(void)
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct model_config c;
         CHECK(model_config_load(&c, cases[i].dir, NULL) == 0, "%s", cases[i].dir);
-        struct weights *w = weights_load(cases[i].dir, &c);
+        struct weights *w = weights_load(cases[i].dir, &c, NULL);
         CHECK(w != NULL, "%s", cases[i].dir);
         if (w == NULL) continue;
         const struct layer_weights *l = &w->layer[c.L - 1];
@@ -451,9 +451,9 @@ static void random_models_are_reproducible(void)
     c.E = 64, c.H = 4, c.G = 2, c.D = 16, c.F = 96, c.V = 4096, c.L = 2;
     c.qkv_bias[0] = c.qk_norm = true;
     omp_set_num_threads(1);
-    struct weights *a = weights_random(&c, 3);
+    struct weights *a = weights_random(&c, 3, NULL);
     omp_set_num_threads(3);
-    struct weights *b = weights_random(&c, 3), *other = weights_random(&c, 4);
+    struct weights *b = weights_random(&c, 3, NULL), *other = weights_random(&c, 4, NULL);
     CHECK(a && b && other, "%s", last_failure());
     if (a && b && other) {
         const size_t bytes = (size_t)c.V * (size_t)c.E * 2;
@@ -487,7 +487,7 @@ static void random_models_are_reproducible(void)
     weights_free(b);
     weights_free(other);
     c.L = 4096, c.E = c.F = 1 << 24;
-    CHECK(weights_random(&c, 1) == NULL && strstr(last_failure(), "GB of memory"), "%s",
+    CHECK(weights_random(&c, 1, NULL) == NULL && strstr(last_failure(), "GB of memory"), "%s",
           last_failure());
 }
 
@@ -506,7 +506,7 @@ static void random_edits_do_no_harm(void)
         if (rng_below(&r, 8) == 0) m.size -= rng_below(&r, 64);
         if (rng_below(&r, 8) == 0) m.length_lie = (long long)rng_below(&r, 64) - 32;
         write_image("model.safetensors", &m);
-        struct weights *w = weights_load(folder(), &tiny);
+        struct weights *w = weights_load(folder(), &tiny, NULL);
         taken += w != NULL;
         CHECK(w || last_failure()[0], "edit %d", i);
         weights_free(w);
@@ -522,7 +522,7 @@ static void random_edits_do_no_harm(void)
         for (uint32_t edits = 1 + rng_below(&r, 3); edits > 0; edits--)
             text[rng_below(&r, sizeof index - 1)] = letters[rng_below(&r, sizeof letters - 1)];
         write_bytes("model.safetensors.index.json", text, sizeof index - 1);
-        CHECK(weights_load(folder(), &tiny) == NULL, "an index without its files loads");
+        CHECK(weights_load(folder(), &tiny, NULL) == NULL, "an index without its files loads");
     }
     remove_file("model.safetensors.index.json");
 }

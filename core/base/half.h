@@ -26,6 +26,15 @@ static inline float bf16_to_f32(uint16_t b)
     return f;
 }
 
+/* Rounds to nearest even. */
+static inline uint16_t f32_to_bf16(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* stays a NaN */
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 /* Exact. Plain arithmetic: compilers before GCC 12 have no 16-bit float on x86. */
 static inline float f16_to_f32(uint16_t h)
 {

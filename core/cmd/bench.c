@@ -1,328 +1,377 @@
 /* bench.c - okv bench: latency against context length, beside the roofline of this machine. */
+#include "core/cmd/bench.h"
 #include "core/cmd/cmd.h"
-#include "core/cmd/common.h"
 
 #include "core/base/base.h"
 
-#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char usage[] =
-    "Usage: okv bench (--model DIR | --shape NAME) [--context 4K,16K,...] [--config FILE]... "
-    "[OPTIONS]\n"
+    "Usage: okv bench (--model DIR | --shape NAME) [--context 4K,16K,...] [OPTIONS]\n"
     "Measures decode latency of each method at each context length.\n"
     "  --model DIR     Hugging Face checkpoint\n"
     "  --shape NAME    random weights of a named shape: llama-3-8b, llama-3-70b, pocket, a "
     "config.json\n"
-    "  --context N,... tokens in the cache, such as 1500,4K,16K [1K,2K,4K,8K]\n"
-    "  --config FILE   a method; may be repeated [dense, and OmniKV with the original's filters "
-    "scaled\n"
-    "                  to the model's depth, 1 wait layer, --k tokens]\n"
+    "  --device NAME   cpu, cuda or cuda:N [the first CUDA device where there is one]\n"
+    "  --context N,... tokens in the cache, such as 1500,4K,16K [1K,2K,4K,8K; on CUDA "
+    "4K,32K,128K]\n"
+    "  --config [LABEL=]FILE  a method, and its name in the table; may be repeated [dense, and "
+    "OmniKV\n"
+    "                  with the original's filters scaled to the model's depth, 1 wait layer, --k\n"
+    "                  tokens; on CUDA also with real_offload, without_pack, and brutal_offload]\n"
+    "  --filters A,B,C/W  OmniKV with these filter layers, W wait layers and --k tokens; may be\n"
+    "                  repeated; beside the methods of --config, or dense\n"
     "  --k K           selected tokens of that OmniKV [2048]\n"
-    "  --steps N       decode steps measured for each point [32]\n"
+    "  --budgets N,... run each OmniKV at these numbers of selected tokens instead of its own\n"
+    "  --steps N       decode steps measured for each point [32]; on CUDA 5 seconds of them at "
+    "most,\n"
+    "                  though 5 steps\n"
     "  --prefill       also prefill for real, and measure it; otherwise keys and values are "
     "synthetic\n"
     "  --text FILE     text to prefill with, repeated to the length asked for [random tokens]\n"
+    "  --kernels       CUDA: each kernel of a step alone instead, at the contexts [4K to 512K]\n"
     "  --threads N     CPU threads [all cores]\n"
     "  --trace FIELDS  run each step once more, traced (fields as in okv trace), into --dump\n"
     "  --dump STEM     the dumps STEM.METHOD.CONTEXT.h5 of --trace\n"
     "  --out FILE      the table there, not on stdout\n"
-    "Columns: method, context (tokens), prefill_s, decode_ms (median), decode_ms_low, "
-    "decode_ms_high\n"
-    "(10th and 90th percentile), tokens_s, gb_step (weights, keys and values a step must read),\n"
-    "roofline_ms (gb_step over the bandwidth this run measured), of_roofline, kv_gb (memory of "
-    "keys\n"
-    "and values), traced_ms (median of the traced steps), trace_cost (all the time tracing added,\n"
-    "writing the dump included, as a share), status (ok, oom).\n";
+    "Columns: method, context (tokens), budget (tokens selected), full_layers (that see all),\n"
+    "prefill_s, decode_ms (median), decode_ms_low, decode_ms_high (10th and 90th percentile),\n"
+    "tokens_s, gb_step (weights, keys and values a step must read), roofline_ms (gb_step over the\n"
+    "bandwidth this run measured), link_gb and link_ms (what a step must fetch from the host, and "
+    "at\n"
+    "the rate this run measured), of_roofline (the larger of the two times over decode_ms), kv_gb\n"
+    "(keys and values), gpu_gb and gpu_used_gb (a session's device memory, planned and taken),\n"
+    "host_gb (its host memory; on CUDA pinned), traced_ms (median of the traced steps), "
+    "trace_cost\n"
+    "(all the time tracing added, writing the dump included, as a share), status (ok, oom); a "
+    "dash\n"
+    "is what there is not. Of --kernels: kernel, context, us, floor_us (its bytes at the "
+    "bandwidth\n"
+    "measured), of_floor, gb_s, mb (moved).\n";
 
-/* Bytes per second that all threads together read from an array far larger than the caches. */
-static double read_bandwidth(void)
-{
-    const size_t n = (size_t)64 << 20; /* floats: 256 MiB */
-    float *a = big_alloc(n * sizeof *a, "bandwidth test");
-    double best = 0;
-    if (a == NULL) return -1;
-    memset(a, 1, n * sizeof *a);
-    for (int run = 0; run < 6; run++) {
-        int64_t sum = 0;
-        const double start = clock_seconds();
-#pragma omp parallel for schedule(static) reduction(+ : sum)
-        for (size_t i = 0; i < n; i += 16) { /* one number of each cache line moves all of it */
-            int32_t v;
-            memcpy(&v, a + i, sizeof v);
-            sum += v;
-        }
-        const double rate = (double)(n * sizeof *a) / (clock_seconds() - start);
-        if (sum != 0 && rate > best) best = rate; /* the sum is never 0: it keeps the loop alive */
-    }
-    free(a);
-    return best;
-}
-
-/* Bytes a decode step must read: every matrix but the embedding table, of which one row, and the
- * keys and values each layer looks at. */
-static double step_bytes(const struct model *m, const struct method *method,
-                         const struct run_config *c, int context)
-{
-    const struct model_config *s = &m->config;
-    const double row = 2.0 * sizeof(float) * s->G * padded_width(s->D);
-    const struct matrix *embed = &m->weights->embed;
-    const double table =
-        s->tied ? 0 : (double)embed->rows * embed->cols * (double)dtype_size(embed->type);
-    double seen = context;
-    if (c->method == METHOD_OMNIKV) seen = budget_tokens(c->budget, context);
-    if (c->method == METHOD_WINDOW)
-        seen = budget_tokens(c->window_sinks, context) + budget_tokens(c->window_recent, context);
-    if (seen > context) seen = context;
-    return m->weights->bytes - table +
-           row * (method->full_layers * (double)context + (s->L - method->full_layers) * seen);
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-struct bench {
-    const struct model *model;
-    const int *text; /* tokens to prefill with, or NULL */
-    int n_text, steps;
-    bool prefill;
-    double bandwidth;
-    struct engine *engine;
-    struct trace_spec trace; /* fields NULL: nothing is traced */
-    const char *dumps;       /* stem of the dumps' names */
+/* What a run is asked for. */
+struct request {
+    struct engine_args engine;
+    const char *context, *budgets, *text, *trace, *dumps, *out;
+    struct strings configs, filters;
+    int k, steps;
+    bool prefill, kernels;
 };
 
-static int fill_context(const struct bench *b, struct session *s, int context, double *seconds)
+/* A method and its name in the table. */
+struct entry {
+    char *label;
+    struct run_config config;
+};
+struct entries {
+    struct entry *v;
+    int n;
+};
+
+/* ---- which methods */
+
+static struct entry *add(struct entries *list)
 {
-    if (!b->prefill) {
-        session_fill(s, context, 1);
-        return 0;
-    }
-    int *ids = xmalloc((size_t)context * sizeof *ids);
-    struct rng r;
-    const float *logits;
-    rng_seed(&r, 1);
-    for (int i = 0; i < context; i++)
-        ids[i] =
-            b->text ? b->text[i % b->n_text] : (int)rng_below(&r, (uint32_t)b->model->config.V);
-    const double start = clock_seconds();
-    const int rc = prefill(s, ids, context, NULL, &logits);
-    *seconds = clock_seconds() - start;
-    free(ids);
+    list->v = xrealloc(list->v, (size_t)(list->n + 1) * sizeof *list->v);
+    struct entry *e = &list->v[list->n++];
+    memset(e, 0, sizeof *e);
+    return e;
+}
+
+/* Where nobody gave a name: the method's, and on a device what its memory adds to it. */
+static char *usual_label(const struct run_config *c, bool device)
+{
+    const bool away = device && c->method == METHOD_OMNIKV && c->real_offload;
+    return xprintf("%s%s", method_name(c->method),
+                   away ? c->apart ? "+without_pack" : "+offload" : "");
+}
+
+/* Splits LABEL=FILE at its first '='; a name that exists as it stands is a file. */
+static int add_file(struct entries *list, const char *argument, bool device)
+{
+    const char *equals = access(argument, F_OK) == 0 ? NULL : strchr(argument, '=');
+    struct entry *e = add(list);
+    if (run_config_load(&e->config, equals ? equals + 1 : argument)) return -1;
+    e->label = equals && equals > argument ? xprintf("%.*s", (int)(equals - argument), argument)
+                                           : usual_label(&e->config, device);
+    for (const char *s = e->label; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            return fail("--config %s: expected a label without control characters", argument);
+    return 0;
+}
+
+static int add_omnikv(struct entries *list, const char *label, const char *layers, int wait, int k,
+                      const char *cache, bool offload)
+{
+    char *json = xprintf("{\"model_cls\": \"multi\", \"cache_cls\": \"%s\", \"dense_more\": true, "
+                         "\"real_offload\": %s, \"do_select_layers\": \"%s\", "
+                         "\"num_wait_load_layers\": %d, \"selector_cls\": \"last\", "
+                         "\"num_of_selected_tokens\": %d}",
+                         cache, offload ? "true" : "false", layers, wait, k);
+    struct entry *e = add(list);
+    const int rc = run_config_parse(&e->config, label, json);
+    free(json);
+    e->label = xstrdup(label);
     return rc;
 }
 
-static int bench_point(struct bench *b, FILE *f, const struct run_config *config, int context)
+/* Splits "2,8,18/1" into its layers, which the caller frees, and its wait layers. */
+static int parse_filters(const char *text, char **layers, int *wait)
 {
-    const struct model *m = b->model;
-    struct method *method = method_open(config, m);
-    struct session *s = NULL;
-    struct tracer *tracer = NULL;
-    double *ms = xcalloc(2 * (size_t)b->steps, sizeof *ms), *traced = ms + b->steps;
-    double prefill_s = NAN, plain_sum = 0, traced_sum = 0;
-    int rc = -1, *fed = NULL;
-    char *path = NULL;
-    const float *logits;
+    const char *slash = strchr(text, '/');
+    int *list = NULL, n;
+    *layers = NULL;
+    if (slash == NULL)
+        return fail("--filters: expected filter layers and wait layers such as 2,8,18/1, found "
+                    "\"%s\"",
+                    text);
+    *layers = xprintf("%.*s", (int)(slash - text), text);
+    const int rc = parse_int("--filters", slash + 1, 0, 9999, wait) ||
+                   parse_int_list("--filters", *layers, 0, 9999, &list, &n);
+    free(list);
+    return rc ? -1 : 0;
+}
 
-    if (method == NULL) goto done;
-    const double bytes = step_bytes(m, method, config, context);
-    const double roofline = bytes / b->bandwidth * 1e3,
-                 kv = session_bytes(&m->config, context + b->steps);
-    if (kv > 0.9 * memory_available()) {
-        fprintf(f, "%s\t%d\t-\tnan\tnan\tnan\tnan\t%.4f\t%.4f\tnan\t%.4f\tnan\tnan\toom\n",
-                method_name(config->method), context, bytes / 1e9, roofline, kv / 1e9);
-        rc = 0;
-        goto done;
-    }
-    const int room = context + b->steps + 2,
-              keep = method->keep_queries < room ? method->keep_queries : room;
-    s = session_open(m, room, keep, true);
-    if (s == NULL || fill_context(b, s, context, &prefill_s) || method->begin(method, s)) goto done;
-    if (b->trace.fields) {
-        fed = xcalloc((size_t)room, sizeof *fed);
-        path = xprintf("%s.%s.%d.h5", b->dumps, method_name(config->method), context);
-        b->trace.path = path;
-        if ((tracer = tracer_open(&b->trace, b->engine, method)) == NULL) goto done;
-        if (tracer_begin(tracer, 0, "bench", fed, context, room, b->steps + 2) < 0) goto done;
-    }
-    for (int i = -2; i < b->steps; i++) { /* two steps to warm up */
-        const int token = 0;
-        double start = clock_seconds();
-        if (forward(s, &token, 1, false, &method->hooks, NULL, LOGITS_LAST, &logits)) goto done;
-        if (i >= 0) plain_sum += ms[i] = (clock_seconds() - start) * 1e3;
-        if (tracer == NULL) continue;
-        session_rewind(s, session_length(s) - 1); /* the same step again, traced */
-        start = clock_seconds();
-        if (forward(s, &token, 1, false, &method->hooks, tracer_hooks(tracer), LOGITS_LAST,
-                    &logits))
-            goto done;
-        if (i >= 0) traced_sum += traced[i] = (clock_seconds() - start) * 1e3;
-    }
-    if (tracer) { /* what waits to be compressed and written belongs to the cost */
-        const double start = clock_seconds();
-        float *nll = xcalloc((size_t)b->steps + 2, sizeof *nll);
-        rc = tracer_end(tracer, b->engine, fed, context + b->steps + 2, nll, "", "");
-        free(nll);
-        rc = tracer_close(tracer, rc);
-        tracer = NULL;
-        if (rc) goto done;
-        rc = -1;
-        traced_sum += (clock_seconds() - start) * 1e3;
-    }
-    qsort(traced, (size_t)b->steps, sizeof *traced, by_value);
-    qsort(ms, (size_t)b->steps, sizeof *ms, by_value);
-    const double median = ms[b->steps / 2];
-    char *trace_text = path
-                           ? xprintf("%.4f\t%.4f", traced[b->steps / 2], traced_sum / plain_sum - 1)
-                           : xstrdup("-\t-");
-    char *prefill_text = isnan(prefill_s) ? xstrdup("-") : xprintf("%.4f", prefill_s);
-    fprintf(f, "%s\t%d\t%s\t%.4f\t%.4f\t%.4f\t%.2f\t%.4f\t%.4f\t%.3f\t%.4f\t%s\tok\n",
-            method_name(config->method), context, prefill_text, median, ms[b->steps / 10],
-            ms[b->steps - 1 - b->steps / 10], 1e3 / median, bytes / 1e9, roofline,
-            roofline / median, kv / 1e9, trace_text);
-    fflush(f);
-    free(prefill_text);
-    free(trace_text);
-    rc = 0;
+static int add_filters(struct entries *list, const char *text, int k)
+{
+    char *layers, *label = xprintf("omnikv %s", text);
+    int wait;
+    const int rc = parse_filters(text, &layers, &wait) ||
+                   add_omnikv(list, label, layers, wait, k, "multi", false);
+    free(layers);
+    free(label);
+    return rc ? -1 : 0;
+}
 
-done:
-    tracer_close(tracer, -1);
-    session_close(s);
-    method_close(method);
-    free(fed);
-    free(path);
-    free(ms);
+static int add_brutal_offload(struct entries *list, int L)
+{
+    char *json = xprintf("{\"model_cls\": \"brutal_offload\", \"offload_sid\": %d}", 10 * L / 32);
+    struct entry *e = add(list);
+    const int rc = run_config_parse(&e->config, "brutal_offload", json);
+    free(json);
+    e->label = usual_label(&e->config, true);
     return rc;
 }
 
-/* The original's filters 2, 8, 18 of 32 layers, at the same depths of this model. */
-static char *scaled_config(int L, int k)
+/* Dense, and the original's filters 2, 8, 18 of 32 layers at the same depths of this model; on a
+ * device with each of the places for keys and values. */
+static int add_usual(struct entries *list, int L, int k, bool device, bool dense_alone)
 {
     const int a = 2 * L / 32, b = 8 * L / 32 > a ? 8 * L / 32 : a + 1,
               c = 18 * L / 32 > b ? 18 * L / 32 : b + 1;
-    return xprintf("{\"model_cls\": \"multi\", \"cache_cls\": \"multi\", \"dense_more\": true, "
-                   "\"real_offload\": false, \"do_select_layers\": \"%d,%d,%d\", "
-                   "\"num_wait_load_layers\": 1, \"selector_cls\": \"last\", "
-                   "\"num_of_selected_tokens\": %d}",
-                   a, b, c, k);
+    struct entry *dense = add(list);
+    int rc = run_config_load(&dense->config, NULL);
+    dense->label = xstrdup(device ? "full" : "dense");
+    if (rc || dense_alone || L < 4) return rc;
+    char *layers = xprintf("%d,%d,%d", a, b, c);
+    rc = add_omnikv(list, "omnikv", layers, 1, k, "multi", false);
+    if (rc == 0 && device)
+        rc = add_omnikv(list, "omnikv+offload", layers, 1, k, "multi", true) ||
+             add_omnikv(list, "omnikv+without_pack", layers, 1, k, "without_pack", true) ||
+             add_brutal_offload(list, L);
+    free(layers);
+    return rc;
 }
 
-static int parse_contexts(const char *text, int **list, int *n)
+static int choose_methods(struct entries *list, const struct request *r, const struct model *m)
+{
+    const bool device = m->ops->device;
+    const int L = m->config.L;
+    for (int i = 0; i < r->configs.n; i++)
+        if (add_file(list, r->configs.v[i], device)) return -1;
+    if (r->configs.n == 0 && add_usual(list, L, r->k, device, r->filters.n > 0)) return -1;
+    for (int i = 0; i < r->filters.n; i++)
+        if (add_filters(list, r->filters.v[i], r->k)) return -1;
+    return 0;
+}
+
+/* ---- the table */
+
+static int parse_sizes(const char *option, const char *text, struct int_list *list)
 {
     char *copy = xstrdup(text), *rest = copy;
     int rc = 0;
-    *n = 0;
-    *list = NULL;
     for (char *item; rc == 0 && (item = strsep(&rest, ",")) != NULL;) {
-        *list = xrealloc(*list, (size_t)(*n + 1) * sizeof **list);
-        rc = parse_size("--context", item, 1, 1 << 30, &(*list)[(*n)++]);
+        list->v = xrealloc(list->v, (size_t)(list->n + 1) * sizeof *list->v);
+        rc = parse_size(option, item, 1, 1 << 30, &list->v[list->n++]);
     }
     free(copy);
     return rc;
 }
 
-int cmd_bench(int argc, char **argv)
+static void print_head(FILE *f, const struct bench *b, int argc, char **argv,
+                       const struct request *r)
 {
-    const char *dir = NULL, *shape = NULL, *contexts = "1K,2K,4K,8K", *text = NULL,
-               *out_path = NULL, *trace = NULL, *dumps = NULL;
-    struct strings paths = {0};
-    int threads = 0, steps = 32, k = 2048, first, status, n_contexts = 0, *context = NULL,
-        n_configs = 0;
-    bool with_prefill = false;
-    const struct option_spec options[] = {
-        {"--model", OPT_STRING, &dir, 0, 0},
-        {"--shape", OPT_STRING, &shape, 0, 0},
-        {"--context", OPT_STRING, &contexts, 0, 0},
-        {"--config", OPT_STRINGS, &paths, 0, 0},
-        {"--k", OPT_INT, &k, 1, 1 << 30},
-        {"--steps", OPT_INT, &steps, 1, 100000},
-        {"--prefill", OPT_FLAG, &with_prefill, 0, 0},
-        {"--text", OPT_STRING, &text, 0, 0},
-        {"--threads", OPT_INT, &threads, 1, 1024},
-        {"--trace", OPT_STRING, &trace, 0, 0},
-        {"--dump", OPT_STRING, &dumps, 0, 0},
-        {"--out", OPT_STRING, &out_path, 0, 0},
-        {0},
+    static const char *const names[CEILINGS] = {
+        [CEILING_READ] = "read",
+        [CEILING_COPY] = "copy, read and written",
+        [CEILING_DOWN] = "host to device",
+        [CEILING_UP] = "device to host",
+        [CEILING_GATHER_2K] = "gather of rows of 2 KiB from the host",
+        [CEILING_GATHER_4K] = "gather of rows of 4 KiB from the host",
     };
-    struct engine e = {0};
-    struct run_config *configs = NULL;
-    struct output out = {0};
-    int *ids = NULL, n_ids = 0;
-    char *notes = NULL;
-    if ((status = options_parse(argc, argv, options, usage, &first)) >= 0) goto done;
-    if (!dir == !shape || first < argc) {
-        status =
-            first < argc
-                ? usage_error(argv[0], "unexpected argument \"%s\"", argv[first])
-                : usage_error(argv[0], "exactly one of --model DIR and --shape NAME is needed");
-        goto done;
-    }
-    if (!trace != !dumps) {
-        status = usage_error(argv[0], "--trace FIELDS and --dump STEM go together");
-        goto done;
-    }
-    if ((status = parse_contexts(contexts, &context, &n_contexts) ? 2 : 0) != 0) goto done;
-    tracer_not_here(argv[0]);
-    struct engine_args args = {.model = dir, .shape = shape, .threads = threads};
-    if ((status = engine_open(&e, argv[0], &args)) != 0) goto done;
-    status = 1;
-    const int L = e.model.config.L;
-    configs = xcalloc((size_t)(paths.n + 2), sizeof *configs);
-    for (; n_configs < paths.n; n_configs++)
-        if (run_config_load(&configs[n_configs], paths.v[n_configs])) goto done;
-    if (paths.n == 0) {
-        char *omnikv = scaled_config(L, k);
-        if (run_config_load(&configs[n_configs++], NULL)) goto done;
-        const int rc = L < 4 ? 0 : run_config_parse(&configs[n_configs++], "omnikv", omnikv);
-        free(omnikv);
-        if (rc) goto done;
-    }
-    if (text && engine_prompt(&e, NULL, text, NULL, &ids, &n_ids)) goto done;
-    if (output_open(&out, out_path)) goto done;
+    const struct model *m = &b->engine->model;
+    char *where =
+        m->ops->device ? xstrdup(m->ops->machine()) : xprintf("%d threads", omp_get_max_threads());
+    char *how =
+        xprintf("%s, %s; %d steps a point, median and 10th to 90th percentile",
+                m->ops->device ? "keys and values in 16 bits" : "keys and values in float32",
+                !b->prefill ? "synthetic"
+                : r->text   ? "of a real prefill of text"
+                            : "of a prefill of random tokens",
+                r->steps);
+    char *notes = xprintf(
+        "model %s%s, %s weights %.3f GB, %s; read bandwidth measured: %.1f GB/s\n%s",
+        m->config.name, m->weights->random ? " (random weights)" : "",
+        dtype_name(m->weights->dtype), m->weights->bytes / 1e9, where, b->rate[CEILING_READ] / 1e9,
+        r->kernels ? "each kernel alone, from a graph of many; median of 15 replays" : how);
+    table_head(f, argc, argv, notes);
+    for (int i = 0; i < CEILINGS; i++)
+        if (b->rate[i] > 0) fprintf(f, "# ceiling %s: %.1f GB/s\n", names[i], b->rate[i] / 1e9);
+    free(where);
+    free(how);
+    free(notes);
+}
 
-    struct bench b = {.model = &e.model,
-                      .text = ids,
-                      .n_text = n_ids,
-                      .steps = steps,
-                      .prefill = with_prefill || text,
-                      .bandwidth = read_bandwidth(),
-                      .engine = &e,
-                      .trace = {.fields = trace, .argc = argc, .argv = argv},
-                      .dumps = dumps};
-    if (b.bandwidth < 0) goto done;
-    notes = xprintf(
-        "model %s%s, %s weights %.3f GB, %d threads; read bandwidth measured: %.1f GB/s\n"
-        "keys and values in float32, %s; %d steps a point, median and 10th to 90th percentile",
-        e.model.config.name, e.model.weights->random ? " (random weights)" : "",
-        dtype_name(e.model.weights->dtype), e.model.weights->bytes / 1e9, omp_get_max_threads(),
-        b.bandwidth / 1e9,
-        b.prefill ? text ? "of a real prefill of text" : "of a prefill of random tokens"
-                  : "synthetic",
-        steps);
-    table_head(out.f, argc, argv, notes);
-    for (int i = 0; i < n_configs; i++) fprintf(out.f, "# method %d: %s\n", i, configs[i].json);
-    fprintf(
-        out.f,
-        "method\tcontext\tprefill_s\tdecode_ms\tdecode_ms_low\tdecode_ms_high\ttokens_s\tgb_step\t"
-        "roofline_ms\tof_roofline\tkv_gb\ttraced_ms\ttrace_cost\tstatus\n");
-    for (int i = 0; i < n_configs; i++)
-        for (int j = 0; j < n_contexts; j++)
-            if (bench_point(&b, out.f, &configs[i], context[j])) goto done;
-    status = 0;
+/* One method at all contexts, and at each of the BUDGETS where it has one. */
+static int run_method(struct bench *b, FILE *f, struct entry *e, const struct int_list *contexts,
+                      const struct int_list *budgets)
+{
+    struct run_config *c = &e->config;
+    const bool many = c->method == METHOD_OMNIKV && budgets->n > 0;
+    b->budgets = many;
+    for (int i = 0; i < (many ? budgets->n : 1); i++) {
+        if (many && (double)c->sinks + c->recent > budgets->v[i])
+            return fail("--budgets: %d tokens are fewer than the sinks and recent ones of %s",
+                        budgets->v[i], e->label);
+        if (many) c->budget = budgets->v[i];
+        run_config_refresh_json(c);
+        for (int j = 0; j < contexts->n; j++)
+            if (bench_point(b, f, e->label, c, contexts->v[j])) return -1;
+    }
+    return 0;
+}
+
+/* Status 2 after fail(): options that contradict each other. */
+static int check_request(const char *name, const struct request *r)
+{
+    if (!r->engine.model == !r->engine.shape)
+        return usage_error(name, "exactly one of --model DIR and --shape NAME is needed");
+    if (!r->trace != !r->dumps)
+        return usage_error(name, "--trace FIELDS and --dump STEM go together");
+    if (r->kernels &&
+        (r->configs.n || r->filters.n || r->budgets || r->prefill || r->text || r->trace))
+        return usage_error(name, "--kernels runs no method: --config, --filters, --budgets, "
+                                 "--prefill, --text and --trace do not go with it");
+    return 0;
+}
+
+static int run(const struct request *r, struct engine *e, const struct int_list *contexts,
+               const struct int_list *budgets, int argc, char **argv)
+{
+    const struct model *m = &e->model;
+    struct output out = {0};
+    struct entries methods = {0};
+    int *ids = NULL, rc = -1;
+    struct bench b = {.engine = e,
+                      .warm = m->ops->device ? 4 : 2, /* the first is recorded, the next replay */
+                      .steps = r->steps,
+                      .prefill = r->prefill || r->text,
+                      .trace = {.fields = r->trace, .argc = argc, .argv = argv},
+                      .dumps = r->dumps};
+
+    if (r->kernels && m->ops->kernels == NULL) {
+        fail("--kernels: expected a CUDA device, found --device %s", m->ops->name);
+        goto done;
+    }
+    if (!r->kernels && choose_methods(&methods, r, m)) goto done;
+    if (r->text && engine_prompt(e, NULL, r->text, NULL, &ids, &b.n_text)) goto done;
+    b.text = ids;
+    if (output_open(&out, r->out) || m->ops->ceilings(b.rate)) goto done;
+    print_head(out.f, &b, argc, argv, r);
+    if (r->kernels) {
+        rc = bench_kernels(&b, out.f, contexts->v, contexts->n, r->k);
+        goto done;
+    }
+    for (int i = 0; i < methods.n; i++)
+        fprintf(out.f, "# method %s: %s\n", methods.v[i].label, methods.v[i].config.json);
+    bench_columns(out.f);
+    for (int i = 0; i < methods.n; i++)
+        if (run_method(&b, out.f, &methods.v[i], contexts, budgets)) goto done;
+    rc = 0;
 
 done:
-    if (output_close(&out, status)) status = status ? status : 1;
-    for (int i = 0; i < n_configs; i++) run_config_free(&configs[i]);
-    free(configs);
-    free(notes);
+    rc = output_close(&out, rc);
+    for (int i = 0; i < methods.n; i++) {
+        run_config_free(&methods.v[i].config);
+        free(methods.v[i].label);
+    }
+    free(methods.v);
     free(ids);
-    free(context);
-    free(paths.v);
+    return rc;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    struct request r = {.k = 2048, .steps = 32, .engine = {.extrapolate = true}};
+    struct int_list contexts = {0}, budgets = {0};
+    struct engine e = {0};
+    int first, status;
+    const struct option_spec options[] = {
+        {"--model", OPT_STRING, &r.engine.model, 0, 0},
+        {"--shape", OPT_STRING, &r.engine.shape, 0, 0},
+        {"--device", OPT_STRING, &r.engine.device, 0, 0},
+        {"--context", OPT_STRING, &r.context, 0, 0},
+        {"--config", OPT_STRINGS, &r.configs, 0, 0},
+        {"--filters", OPT_STRINGS, &r.filters, 0, 0},
+        {"--k", OPT_INT, &r.k, 1, 1 << 30},
+        {"--budgets", OPT_STRING, &r.budgets, 0, 0},
+        {"--steps", OPT_INT, &r.steps, 1, 100000},
+        {"--prefill", OPT_FLAG, &r.prefill, 0, 0},
+        {"--text", OPT_STRING, &r.text, 0, 0},
+        {"--kernels", OPT_FLAG, &r.kernels, 0, 0},
+        {"--threads", OPT_INT, &r.engine.threads, 1, 1024},
+        {"--trace", OPT_STRING, &r.trace, 0, 0},
+        {"--dump", OPT_STRING, &r.dumps, 0, 0},
+        {"--out", OPT_STRING, &r.out, 0, 0},
+        {0},
+    };
+    if ((status = options_parse(argc, argv, options, usage, &first)) >= 0) goto done;
+    if (first < argc) {
+        status = usage_error(argv[0], "unexpected argument \"%s\"", argv[first]);
+        goto done;
+    }
+    if ((status = check_request(argv[0], &r)) != 0) goto done;
+    status = 2;
+    if ((r.context && parse_sizes("--context", r.context, &contexts)) ||
+        (r.budgets && parse_sizes("--budgets", r.budgets, &budgets)))
+        goto done;
+    for (int i = 0; i < r.filters.n; i++) {
+        char *layers;
+        int wait;
+        const int bad = parse_filters(r.filters.v[i], &layers, &wait);
+        free(layers);
+        if (bad) goto done;
+    }
+    tracer_not_here(argv[0]);
+    if ((status = engine_open(&e, argv[0], &r.engine)) != 0) goto done;
+    status = 1;
+    if (r.context == NULL && parse_sizes("--context",
+                                         r.kernels             ? "4K,8K,16K,32K,64K,128K,256K,512K"
+                                         : e.model.ops->device ? "4K,32K,128K"
+                                                               : "1K,2K,4K,8K",
+                                         &contexts))
+        goto done;
+    status = run(&r, &e, &contexts, &budgets, argc, argv) ? 1 : 0;
+
+done:
+    free(contexts.v);
+    free(budgets.v);
+    free(r.configs.v);
+    free(r.filters.v);
     engine_close(&e);
     return status;
 }

@@ -28,8 +28,8 @@ int engine_open(struct engine *e, const char *name, const struct engine_args *ar
         if (e->config.model_overrides == NULL) e->config.model_overrides = cJSON_CreateObject();
         cJSON_AddItemToObject(e->config.model_overrides, "rope_scaling", scaling);
     }
-    if (args->shape ? model_open_shape(&e->model, args->shape, e->config.seed)
-                    : model_open(&e->model, dir, e->config.model_overrides)) {
+    if (args->shape ? model_open_shape(&e->model, args->shape, e->config.seed, args->device)
+                    : model_open(&e->model, dir, e->config.model_overrides, args->device)) {
         engine_close(e);
         return 1;
     }
@@ -56,15 +56,31 @@ int engine_tokenizer(struct engine *e, bool required)
     return (e->tokenizer = tokenizer_load(e->model.source)) ? 0 : -1;
 }
 
-struct session *engine_session(const struct engine *e, const struct method *method, int room)
+static struct session_plan plan_of(const struct engine *e, const struct method *method, int room,
+                                   int steps)
+{
+    struct session_plan plan = {.room = room, .steps = steps, .extrapolate = e->extrapolate};
+    if (method && method->plan) method->plan(method, &plan);
+    return plan;
+}
+
+void engine_session_bytes(const struct engine *e, const struct method *method, int room, int steps,
+                          double *device, double *host)
+{
+    const struct session_plan plan = plan_of(e, method, room, steps);
+    e->model.ops->session_bytes(&e->model.config, &plan, device, host);
+}
+
+struct session *engine_session(const struct engine *e, const struct method *method, int room,
+                               int steps)
 {
     if (e->config.max_context > 0 && room > e->config.max_context) {
         fail("a context of %d tokens: the config's max_context_len is %d", room,
              e->config.max_context);
         return NULL;
     }
-    const int keep = method ? method->keep_queries : 0;
-    return session_open(&e->model, room, keep < room ? keep : room, e->extrapolate);
+    const struct session_plan plan = plan_of(e, method, room, steps);
+    return session_open(&e->model, &plan);
 }
 
 int engine_ids(const struct engine *e, const char *path, int **ids, int *n)

@@ -13,7 +13,7 @@
 /* ---- a model under a config */
 
 struct engine_args {
-    const char *model, *shape, *config;
+    const char *model, *shape, *config, *device;
     int threads;
     bool extrapolate;
 };
@@ -21,6 +21,7 @@ struct engine_args {
 /* Rows of an option table that fill a struct engine_args, and their lines of the usage text. */
 #define ENGINE_OPTIONS(a)                                                                          \
     {"--model", OPT_STRING, &(a).model, 0, 0}, {"--config", OPT_STRING, &(a).config, 0, 0},        \
+        {"--device", OPT_STRING, &(a).device, 0, 0},                                               \
         {"--threads", OPT_INT, &(a).threads, 1, 1024},                                             \
     {                                                                                              \
         "--allow-extrapolation", OPT_FLAG, &(a).extrapolate, 0, 0                                  \
@@ -28,6 +29,7 @@ struct engine_args {
 #define ENGINE_USAGE                                                                               \
     "  --model DIR     Hugging Face checkpoint: config.json, *.safetensors, tokenizer.json\n"      \
     "  --config FILE   how to decode: the original's JSON keys (docs/config.md) [dense]\n"         \
+    "  --device NAME   cpu, cuda or cuda:N [the first CUDA device where there is one]\n"           \
     "  --threads N     CPU threads; results do not depend on it [all cores]\n"                     \
     "  --allow-extrapolation  go past the length the model was trained for\n"
 
@@ -47,9 +49,15 @@ void engine_close(struct engine *e);
  * without tokenizer.json leaves it NULL. 0, or -1 after fail(). */
 int engine_tokenizer(struct engine *e, bool required);
 
-/* A session of ROOM tokens for the engine's model and method METHOD (NULL: dense); refuses a prompt
- * past the config's max_context_len. NULL after fail(). */
-struct session *engine_session(const struct engine *e, const struct method *method, int room);
+/* A session of ROOM tokens, the last STEPS of them decoded (0: any), for the engine's model and
+ * method METHOD (NULL: dense); refuses a prompt past the config's max_context_len. NULL after
+ * fail(). */
+struct session *engine_session(const struct engine *e, const struct method *method, int room,
+                               int steps);
+
+/* Bytes that such a session takes where the engine runs: on the device, and pinned on the host. */
+void engine_session_bytes(const struct engine *e, const struct method *method, int room, int steps,
+                          double *device, double *host);
 
 /* Reads a list of token ids of the engine's vocabulary; the caller frees *IDS. 0, or -1 after
  * fail(). */

@@ -39,7 +39,7 @@ int cmd_info(int argc, char **argv)
         goto done;
     }
     status = 1;
-    if (dir ? model_open(&m, dir, NULL) : model_config_shape(&m.config, shape)) goto done;
+    if (dir ? model_open(&m, dir, NULL, "cpu") : model_config_shape(&m.config, shape)) goto done;
 
     const struct model_config *c = &m.config;
     const int usual[] = {4096, 32768, 131072};
@@ -66,7 +66,10 @@ int cmd_info(int argc, char **argv)
     for (int i = 0; i < (contexts.v ? contexts.n : (int)COUNT_OF(usual)); i++) {
         const int n = contexts.v ? contexts.v[i] : usual[i];
         char *key = xprintf("kv_bytes_%d", n);
-        cJSON_AddNumberToObject(o, key, session_bytes(c, n));
+        const struct session_plan plan = {.room = n};
+        double bytes, pinned;
+        ops_cpu(NULL)->session_bytes(c, &plan, &bytes, &pinned);
+        cJSON_AddNumberToObject(o, key, bytes);
         free(key);
     }
     if (json) {

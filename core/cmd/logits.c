@@ -79,7 +79,7 @@ int cmd_logits(int argc, char **argv)
             fail("--rows: row %d: %s has the positions 0 to %d", rows.v[i], ids_file, n - 1);
             goto done;
         }
-    if ((s = engine_session(&e, NULL, n)) == NULL) goto done;
+    if ((s = engine_session(&e, NULL, n, 0)) == NULL) goto done;
     if ((out = matrix_create(path, "logits", rows.v ? rows.n : n, e.model.config.V)) == NULL)
         goto done;
     rc = write_rows(s, ids, n, &rows, out);

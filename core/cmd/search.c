@@ -84,7 +84,7 @@ static int run_prompts(struct search *s, const struct run_config *config, struct
     char **why = xcalloc((size_t)s->n_prompts, sizeof *why);
     const bool muted = mute_failures(true);
     /* A prompt each to a core: inside, every op then runs on its one thread. */
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (!s->e->model.ops->device)
     for (int i = 0; i < s->n_prompts; i++) {
         const struct prompt *p = &s->prompt[i];
         const struct suite_line *l = p->line;
@@ -341,8 +341,10 @@ static int prefill_prompts(struct search *s, const struct suite *suite)
             break;
         }
         p->first = xmalloc((size_t)V * sizeof *p->first);
-        bytes += session_bytes(&s->e->model.config, p->line->n);
-        if ((p->session = engine_session(s->e, probe, p->line->n)) == NULL) {
+        double device, host;
+        engine_session_bytes(s->e, probe, p->line->n, 0, &device, &host);
+        bytes += device;
+        if ((p->session = engine_session(s->e, probe, p->line->n, 0)) == NULL) {
             failed = -1;
             break;
         }
@@ -352,7 +354,7 @@ static int prefill_prompts(struct search *s, const struct suite *suite)
     note("keys and values of %d prompts: %.2f GB", suite->n, bytes / 1e9);
     char **why = xcalloc((size_t)suite->n, sizeof *why);
     const bool muted = mute_failures(true);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (!s->e->model.ops->device)
     for (int i = 0; i < suite->n; i++) {
         struct prompt *p = &s->prompt[i];
         const float *logits;
@@ -455,6 +457,7 @@ int cmd_search(int argc, char **argv)
              args.config);
         goto done;
     }
+    e.config.real_offload = false; /* candidates keep different layers; a search judges tokens */
     if (k > 0) e.config.budget = k;
     k = e.config.budget;
     if (k >= 1 && (double)e.config.sinks + e.config.recent > k) {

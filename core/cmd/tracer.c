@@ -1,250 +1,13 @@
 /* tracer.c - connects forward()'s taps to the dump writer: what every layer attended to, per step.
  */
-#include "core/cmd/common.h"
+#include "core/cmd/tracer.h"
 
 #include "core/base/base.h"
 
-#include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define BIT(field) (1u << DUMP_##field)
-
-struct tracer {
-    struct hooks hooks;
-    const struct engine *e;
-    const struct method *method;
-    const struct model_config *c;
-    struct dump_writer *writer;
-    struct dump_options options;
-    struct dump_run run;
-    char *command;
-    bool per_kv_head;     /* rows of attn */
-    enum score_pool pool; /* of `score` */
-
-    int n_prefill, max_T;
-    /* working memory, for rows of up to max_T positions */
-    float *score, *mass, *picked;
-    int *best;
-    float *top_mass;            /* [K] */
-    float *importance, *totals; /* [L] of the step: written when its last layer is done */
-    float *columns;             /* [L, H, max_T] sums of the prefill's attention */
-
-    /* reuse_error: the top reuse_k of each layer for the current step */
-    int *top; /* [L, reuse_k] */
-    float *reuse_q, *reuse_out, *reuse_delta;
-    float *reuse; /* [L, L, 2] of the step */
-};
-
-/* ---- one step of one layer: a pass of a traced decode is one row */
-
-/* The position that entry I of a head's logits stands for. */
-static int entry_position(const struct layer_pass *p, int set, int i)
-{
-    if (p->view.idx == NULL) return i;
-    const int count = p->view.count[0];
-    if (i >= count) return p->view.tail[0] + i - count;
-    return p->view.idx[(size_t)set * (size_t)p->view.stride + (size_t)i];
-}
-
-/* score and mass of a row, over all positions up to POS: NaN and 0 where a sparse layer did not
- * look. */
-static void spread_row(struct tracer *t, const struct layer_pass *p)
-{
-    const struct ops *ops = t->e->model.ops;
-    const int H = t->c->H, pos = p->pos0, T = pos + 1;
-    const int length = view_length(&p->view, 0, pos);
-    const float *logits = p->logits, *lse = p->lse;
-    const bool listed = p->view.idx != NULL;
-    const bool want_mass = t->options.fields & BIT(MASS);
-    /* a softmax over the candidates says nothing of the tokens after them */
-    const int scored = t->pool == SCORE_MAX_WEIGHT && !listed ? t->n_prefill : length;
-
-    if (!listed) {
-        ops->pool_scores(t->score, logits, p->span, scored, H, 1, t->pool);
-        for (int i = scored; i < T; i++) t->score[i] = 0;
-        if (want_mass) ops->pool_mass(t->mass, logits, p->span, lse, T, H);
-        return;
-    }
-    for (int i = 0; i < T; i++) {
-        t->score[i] = NAN;
-        t->mass[i] = 0;
-    }
-    for (int h = 0; h < H; h++) {
-        const int set = p->view.sets == 1 ? 0 : h / (H / p->view.sets);
-        const float *l = logits + (size_t)h * p->span;
-        float total = 0;
-        if (t->pool == SCORE_MAX_WEIGHT)
-            for (int i = 0; i < p->view.count[0]; i++) total += expf(l[i] - lse[h]);
-        for (int i = 0; i < length; i++) {
-            const int at = entry_position(p, set, i);
-            const float weight = expf(l[i] - lse[h]);
-            float s = l[i];
-            if (t->pool == SCORE_MAX_WEIGHT) s = i < p->view.count[0] ? weight / total : 0;
-            t->mass[at] += weight / (float)H;
-            if (!(t->score[at] >= s)) t->score[at] = s;
-        }
-    }
-}
-
-/* Orders K positions by score, best first, ties to the lower index: IDX comes in ascending order
- * and the sort is stable. Radix by bytes: K is a few hundred and this runs for every layer of every
- * step. */
-static void best_first(int *idx, const float *score, int k, uint32_t *work)
-{
-    uint32_t *key = work, *key2 = work + k;
-    int *idx2 = (int *)(work + 2 * k), *from = idx, *to = idx2;
-    for (int i = 0; i < k; i++) {
-        const float f = score[idx[i]] + 0.0f; /* -0 becomes 0 */
-        uint32_t u;
-        memcpy(&u, &f, sizeof u);
-        key[i] = u & 0x80000000u ? u : ~u & 0x7fffffffu; /* ascending keys: descending scores */
-    }
-    for (int shift = 0; shift < 32; shift += 8) {
-        int start[257] = {0};
-        for (int i = 0; i < k; i++) start[((key[i] >> shift) & 255) + 1]++;
-        for (int b = 0; b < 256; b++) start[b + 1] += start[b];
-        for (int i = 0; i < k; i++) {
-            const int at = start[(key[i] >> shift) & 255]++;
-            key2[at] = key[i];
-            to[at] = from[i];
-        }
-        uint32_t *swap_key = key;
-        int *swap = from;
-        key = key2;
-        key2 = swap_key;
-        from = to;
-        to = swap;
-    }
-}
-
-/* The K best candidates the layer looked at, in IDX, best first. Returns how many there are. */
-static int top_candidates(struct tracer *t, const struct layer_pass *p, int K, int *idx)
-{
-    int seen = t->n_prefill;
-    if (p->view.idx) {
-        seen = 0;
-        for (int i = 0; i < t->n_prefill; i++) seen += !isnan(t->score[i]);
-    }
-    const int k = K < seen ? K : seen;
-    t->e->model.ops->top_k(idx, t->score, t->n_prefill, k);
-    best_first(idx, t->score, k, (uint32_t *)t->picked);
-    return k;
-}
-
-static int put_top(struct tracer *t, const struct layer_pass *p, int step)
-{
-    const struct ops *ops = t->e->model.ops;
-    const int H = t->c->H, K = t->run.K, pos = p->pos0;
-    const float *logits = p->logits, *lse = p->lse;
-    const int k = top_candidates(t, p, K, t->best);
-    float *mass = t->top_mass, after = 0;
-
-    if (p->view.idx || (t->options.fields & BIT(MASS))) {
-        for (int i = 0; i < k; i++) mass[i] = t->mass[t->best[i]];
-    } else { /* the weights of the K alone */
-        for (int h = 0; h < H; h++)
-            for (int i = 0; i < k; i++)
-                t->picked[(size_t)h * K + i] = logits[(size_t)h * p->span + t->best[i]];
-        ops->pool_mass(mass, t->picked, (size_t)K, lse, k, H);
-    }
-    /* the candidates hold what the decoded tokens leave */
-    const int first = p->view.idx ? p->view.count[0] : t->n_prefill;
-    const int length = view_length(&p->view, 0, pos);
-    ops->pool_mass(t->picked, logits + first, p->span, lse, length - first, H);
-    for (int i = 0; i < length - first; i++) after += t->picked[i];
-    t->totals[p->layer] = 1 - after;
-
-    if (dump_put_int(t->writer, DUMP_TOPK_IDX, step, p->layer, t->best, k)) return -1;
-    return dump_put(t->writer, DUMP_TOPK_MASS, step, p->layer, 0, mass, k);
-}
-
-static int put_attn(struct tracer *t, const struct layer_pass *p, int step)
-{
-    const int H = t->c->H, T = p->pos0 + 1, rows = t->per_kv_head ? t->c->G : H, R = H / rows;
-    const int length = view_length(&p->view, 0, T - 1);
-    for (int row = 0; row < rows; row++) {
-        memset(t->picked, 0, (size_t)T * sizeof *t->picked);
-        for (int h = row * R; h < (row + 1) * R; h++) {
-            const int set = p->view.sets <= 1 ? 0 : h / (H / p->view.sets);
-            const float *l = p->logits + (size_t)h * p->span, lse = p->lse[h];
-            for (int i = 0; i < length; i++)
-                t->picked[entry_position(p, set, i)] += expf(l[i] - lse);
-        }
-        if (dump_put(t->writer, DUMP_ATTN, step, p->layer, row, t->picked, T)) return -1;
-    }
-    return 0;
-}
-
-static double dot(const float *a, const float *b, int n)
-{
-    double s = 0;
-    for (int i = 0; i < n; i++) s += (double)a[i] * b[i];
-    return s;
-}
-
-/* Layer p->layer's attention output with each earlier layer's top k, against its own top k; decoded
- * tokens are seen in both, as a sparse layer would see them. */
-static void measure_reuse(struct tracer *t, const struct layer_pass *p)
-{
-    const struct ops *ops = t->e->model.ops;
-    const int H = t->c->H, E = t->c->E, L = t->c->L, j = p->layer, n = j + 1;
-    const size_t row = (size_t)H * (size_t)padded_width(t->c->D);
-    const struct layer_weights *w = &t->e->model.weights->layer[j];
-    struct scratch *s = session_scratch(p->session);
-    const int k = t->run.reuse_k < t->n_prefill ? t->run.reuse_k : t->n_prefill;
-    int count[n], tail[n];
-
-    ops->top_k(t->top + (size_t)j * k, t->score, t->n_prefill, k);
-    for (int i = 0; i < n; i++) {
-        memcpy(t->reuse_q + (size_t)i * row, p->q, row * sizeof(float));
-        count[i] = k;
-        tail[i] = t->n_prefill;
-    }
-    const struct attn_view view = {
-        .idx = t->top, .sets = 1, .stride = k, .count = count, .tail = tail};
-    ops->attend_rows(t->reuse_out, t->reuse_q, session_kv(p->session, j), n, p->pos0, 0, view,
-                     (struct attn_seen){0}, t->c, s);
-    /* attn_out adds to its first argument, which nobody reads here */
-    ops->attn_out(t->reuse_delta, t->reuse_delta + (size_t)L * E, t->reuse_out, n, w, t->c, s);
-    const float *delta = t->reuse_delta + (size_t)L * E, *own = delta + (size_t)j * E;
-    const double size = sqrt(dot(own, own, E));
-    for (int i = 0; i < n; i++) {
-        const float *other = delta + (size_t)i * E;
-        double gap = 0;
-        for (int d = 0; d < E; d++)
-            gap += ((double)other[d] - own[d]) * ((double)other[d] - own[d]);
-        float *pair = t->reuse + 2 * ((size_t)i * L + (size_t)j);
-        pair[0] = i == j ? 0 : (float)(sqrt(gap) / size);
-        pair[1] = i == j ? 1 : (float)(dot(other, own, E) / (size * sqrt(dot(other, other, E))));
-    }
-    for (int i = j + 1; i < L; i++) /* a later layer's top k comes too late */
-        t->reuse[2 * ((size_t)i * L + (size_t)j)] = t->reuse[2 * ((size_t)i * L + (size_t)j) + 1] =
-            NAN;
-}
-
-/* ---- hooks */
-
-static void before(void *ctx, struct layer_pass *p)
-{
-    struct tracer *t = ctx;
-    const uint32_t f = t->options.fields;
-    if (p->prefill) {
-        if (f & BIT(PREFILL_SCORE)) {
-            const size_t layer = (size_t)t->c->H * (size_t)t->max_T;
-            p->columns = t->columns + (size_t)p->layer * layer;
-            p->columns_span = (size_t)t->max_T;
-        }
-        return;
-    }
-    if (f & (BIT(MASS) | BIT(SCORE) | BIT(TOPK_IDX) | BIT(ATTN) | BIT(REUSE_ERROR)))
-        p->want_logits = true;
-    if (f & BIT(IMPORTANCE)) p->want_delta = true;
-}
-
-/* What any head sees of filter FILTER's selection: ascending, [*count]. */
-static const int *selected_by_any(struct tracer *t, int filter, int *count)
+const int *tracer_selected(struct tracer *t, int filter, int *count)
 {
     const struct method *m = t->method;
     const int *idx = m->selection(m, filter, 0, count);
@@ -258,55 +21,6 @@ static const int *selected_by_any(struct tracer *t, int filter, int *count)
     *count = n;
     return t->best;
 }
-
-static int after(void *ctx, const struct layer_pass *p)
-{
-    struct tracer *t = ctx;
-    const uint32_t f = t->options.fields;
-    const int T = p->pos0 + 1, step = p->pos0 - t->n_prefill, L = t->c->L;
-
-    if (p->prefill) return 0;
-    assert(p->n == 1);
-
-    if (p->want_logits) {
-        if (f & (BIT(MASS) | BIT(SCORE) | BIT(TOPK_IDX) | BIT(REUSE_ERROR))) spread_row(t, p);
-        if ((f & BIT(MASS)) && dump_put(t->writer, DUMP_MASS, step, p->layer, 0, t->mass, T))
-            return -1;
-        if ((f & BIT(SCORE)) && dump_put(t->writer, DUMP_SCORE, step, p->layer, 0, t->score, T))
-            return -1;
-        if ((f & BIT(TOPK_IDX)) && put_top(t, p, step)) return -1;
-        if ((f & BIT(ATTN)) && put_attn(t, p, step)) return -1;
-        if (f & BIT(REUSE_ERROR)) measure_reuse(t, p);
-    }
-    if (f & BIT(IMPORTANCE)) {
-        const int E = t->c->E;
-        const float *x = p->x, *d = p->delta;
-        double xy = 0, xx = 0, yy = 0;
-        for (int i = 0; i < E; i++) {
-            const double y = (double)x[i] + d[i];
-            xy += x[i] * y;
-            xx += (double)x[i] * x[i];
-            yy += y * y;
-        }
-        t->importance[p->layer] = (float)(1 - xy / sqrt(xx * yy));
-    }
-    if (p->layer < L - 1) return 0;
-    if ((f & BIT(IMPORTANCE)) && dump_put(t->writer, DUMP_IMPORTANCE, step, 0, 0, t->importance, L))
-        return -1;
-    if ((f & BIT(TOPK_IDX)) && dump_put(t->writer, DUMP_TOPK_TOTAL, step, 0, 0, t->totals, L))
-        return -1;
-    for (int i = 0; (f & BIT(REUSE_ERROR)) && i < L; i++)
-        if (dump_put(t->writer, DUMP_REUSE_ERROR, step, 0, i, t->reuse + 2 * (size_t)i * L, 2 * L))
-            return -1;
-    for (int i = 0; (f & BIT(SELECTED_IDX)) && i < t->method->M; i++) {
-        int count;
-        const int *idx = selected_by_any(t, i, &count);
-        if (dump_put_int(t->writer, DUMP_SELECTED_IDX, step, i, idx, count)) return -1;
-    }
-    return 0;
-}
-
-/* ---- a run */
 
 static int parse_fields(struct tracer *t, const char *list)
 {
@@ -350,7 +64,6 @@ struct tracer *tracer_open(const struct trace_spec *spec, const struct engine *e
     const bool weights =
         m && m->config->method == METHOD_OMNIKV && m->config->selector != SELECT_LAST;
 
-    t->hooks = (struct hooks){.ctx = t, .before = before, .after = after};
     t->e = e;
     t->method = m;
     t->c = c;
@@ -390,10 +103,13 @@ struct tracer *tracer_open(const struct trace_spec *spec, const struct engine *e
         .random_weights = e->model.weights->random,
         .seed = config->seed,
     };
+    tracer_host_open(t);
+    if (e->model.ops->device && tracer_device_open(t)) goto failed;
     if ((t->writer = dump_create(spec->path, &t->run, &t->options)) == NULL) goto failed;
     return t;
 
 failed:
+    tracer_device_close(t);
     free(t->command);
     free(t);
     return NULL;
@@ -428,9 +144,7 @@ const struct hooks *tracer_hooks(struct tracer *t)
     return t ? &t->hooks : NULL;
 }
 
-/* Positions of a selection, at most: those of all sets, each counted once, of a sample of T tokens.
- */
-static int selection_room(const struct tracer *t, int n_prefill, int T)
+int tracer_selection_room(const struct tracer *t, int n_prefill, int T)
 {
     if (t->method == NULL || t->method->M == 0) return 0;
     const int size = t->method->selection_size(t->method, n_prefill);
@@ -439,7 +153,8 @@ static int selection_room(const struct tracer *t, int n_prefill, int T)
 
 void tracer_announce(const struct tracer *t, int T, int S, int samples)
 {
-    const double each = dump_sample_bytes(&t->run, &t->options, T, S, selection_room(t, T, T));
+    const double each =
+        dump_sample_bytes(&t->run, &t->options, T, S, tracer_selection_room(t, T, T));
     note("tracing %d sample%s of up to %d tokens and %d step%s: at most %.*f MB before compression",
          samples, samples == 1 ? "" : "s", T, S, S == 1 ? "" : "s", each * samples < 1e6 ? 3 : 1,
          each * samples / 1e6);
@@ -448,10 +163,6 @@ void tracer_announce(const struct tracer *t, int T, int S, int samples)
 int tracer_begin(struct tracer *t, int index, const char *task, const int *ids, int n_prefill,
                  int max_T, int max_S)
 {
-    const struct model_config *c = t->c;
-    const size_t T = (size_t)max_T, L = (size_t)c->L,
-                 row = (size_t)c->H * (size_t)padded_width(c->D);
-    const size_t K = (size_t)t->run.K, k = (size_t)t->run.reuse_k;
     const struct dump_sample sample = {
         .task = task,
         .prompt_hash = hash_bytes(HASH_START, ids, (size_t)n_prefill * sizeof *ids),
@@ -461,48 +172,9 @@ int tracer_begin(struct tracer *t, int index, const char *task, const int *ids, 
 
     t->n_prefill = n_prefill;
     t->max_T = max_T;
-    t->importance = xrealloc(t->importance, L * sizeof(float));
-    t->totals = xrealloc(t->totals, L * sizeof(float));
-    t->score = xrealloc(t->score, T * sizeof(float));
-    t->mass = xrealloc(t->mass, T * sizeof(float));
-    t->top_mass = xrealloc(t->top_mass, K * sizeof(float));
-    t->best = xrealloc(t->best, (K < T ? T : K) * sizeof(int));
-    /* picked holds a row of positions, the K best of every head, or what best_first() sorts in */
-    const size_t picked = T > (size_t)c->H * K ? T : (size_t)c->H * K;
-    t->picked = xrealloc(t->picked, (picked > 3 * K ? picked : 3 * K) * sizeof(float));
-    if (t->options.fields & BIT(REUSE_ERROR)) {
-        t->top = xrealloc(t->top, L * k * sizeof(int));
-        t->reuse_q = xrealloc(t->reuse_q, L * row * sizeof(float));
-        t->reuse_out = xrealloc(t->reuse_out, L * (size_t)(c->H * c->D) * sizeof(float));
-        t->reuse = xrealloc(t->reuse, 2 * L * L * sizeof(float));
-        t->reuse_delta = xrealloc(t->reuse_delta, 2 * L * (size_t)c->E * sizeof(float));
-        memset(t->reuse_delta, 0, 2 * L * (size_t)c->E * sizeof(float));
-    }
-    if (t->options.fields & BIT(PREFILL_SCORE)) {
-        free(t->columns);
-        const size_t n = L * (size_t)c->H * T;
-        if ((t->columns = big_alloc(n * sizeof(float), "prefill_score")) == NULL) return -1;
-        memset(t->columns, 0, n * sizeof(float));
-    }
+    if (t->device ? tracer_device_begin(t) : tracer_host_begin(t)) return -1;
     return dump_sample_begin(t->writer, index, &sample, max_T, max_S,
-                             selection_room(t, n_prefill, max_T));
-}
-
-static int put_columns(struct tracer *t)
-{
-    const int H = t->c->H, G = t->c->G, R = H / G;
-    for (int l = 0; l < t->c->L; l++)
-        for (int g = 0; g < G; g++) {
-            const float *sums = t->columns + ((size_t)l * H + (size_t)g * R) * (size_t)t->max_T;
-            for (int i = 0; i < t->n_prefill; i++) {
-                float most = sums[i];
-                for (int r = 1; r < R; r++) most = fmaxf(most, sums[(size_t)r * t->max_T + i]);
-                t->picked[i] = most;
-            }
-            if (dump_put(t->writer, DUMP_PREFILL_SCORE, 0, l, g, t->picked, t->n_prefill))
-                return -1;
-        }
-    return 0;
+                             tracer_selection_room(t, n_prefill, max_T));
 }
 
 int tracer_end(struct tracer *t, struct engine *e, const int *tokens, int T, const float *nll,
@@ -515,7 +187,7 @@ int tracer_end(struct tracer *t, struct engine *e, const int *tokens, int T, con
     char *text = NULL, *valid = valid_text(output, &output_size);
 
     for (int s = 0; s < S; s++) pos[s] = t->n_prefill + s;
-    if ((t->options.fields & BIT(PREFILL_SCORE)) && put_columns(t)) goto done;
+    if (t->device ? tracer_device_end(t) : tracer_host_end(t)) goto done;
     if (engine_tokenizer(e, false)) goto done;
     if (e->tokenizer &&
         (text = tokenizer_decode(e->tokenizer, tokens, T, false, &size, ends)) == NULL)
@@ -541,6 +213,7 @@ done:
 int tracer_close(struct tracer *t, int rc)
 {
     if (t == NULL) return rc;
+    tracer_device_close(t);
     rc = dump_finish(t->writer, rc);
     free(t->command);
     free(t->score);

@@ -116,13 +116,13 @@ done:
 }
 
 /* Lines FIRST, FIRST + STRIDE, ... in one session. 0, or -1 after fail(). */
-static int run_lines(const struct walk *w, int first, int stride, int room, int *const *ids,
-                     const int *n, struct tally *each, struct progress *progress)
+static int run_lines(const struct walk *w, int first, int stride, int room, int steps,
+                     int *const *ids, const int *n, struct tally *each, struct progress *progress)
 {
     const struct suite *s = w->suite;
     int rc = -1;
     struct method *method = method_open(&w->engine->config, &w->engine->model);
-    struct session *session = method ? engine_session(w->engine, method, room) : NULL;
+    struct session *session = method ? engine_session(w->engine, method, room, steps) : NULL;
     if (session == NULL) goto done;
     for (int i = first; i < s->n; i += stride) {
         struct line_run run = {w, session,     w->tracer ? w->method : method,
@@ -168,17 +168,20 @@ int walk_suite(const struct walk *w)
     if (w->tracer) tracer_announce(w->tracer, room, steps, s->n);
     progress_start(&progress, w->tracer ? "trace" : "eval", s->n);
     /* Lines side by side, one a core, need no waiting for each other inside a layer. A trace is
-     * written in order; and long contexts take all cores and one cache. */
-    if (w->tracer || session_bytes(&w->engine->model.config, room) * workers > SIDE_BY_SIDE)
+     * written in order; long contexts take all cores and one cache; and a device runs one step at
+     * a time. */
+    double each_session, pinned;
+    engine_session_bytes(w->engine, NULL, room, steps, &each_session, &pinned);
+    if (w->tracer || w->engine->model.ops->device || each_session * workers > SIDE_BY_SIDE)
         workers = 1;
     if (workers > s->n) workers = s->n;
     if (workers == 1) {
-        if (run_lines(w, 0, 1, room, ids, n, each, &progress)) goto done;
+        if (run_lines(w, 0, 1, room, steps, ids, n, each, &progress)) goto done;
     } else {
         const bool muted = mute_failures(true);
 #pragma omp parallel for schedule(static, 1) num_threads(workers)
         for (int i = 0; i < workers; i++) {
-            if (run_lines(w, i, workers, room, ids, n, each, &progress) == 0) continue;
+            if (run_lines(w, i, workers, room, steps, ids, n, each, &progress) == 0) continue;
 #pragma omp critical
             if (why == NULL) why = xstrdup(last_failure());
         }

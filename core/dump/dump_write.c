@@ -243,11 +243,23 @@ int dump_put(struct dump_writer *w, enum dump_field field, int step, int layer, 
     return sample_out_put(w->out, field, step, layer, row, values, n);
 }
 
+int dump_put_halves(struct dump_writer *w, enum dump_field field, int step, int layer, int row,
+                    const uint16_t *values, int n)
+{
+    if (w->out == NULL) return fail("%s: no sample is begun", w->path);
+    return sample_out_put_halves(w->out, field, step, layer, row, values, n);
+}
+
 int dump_put_int(struct dump_writer *w, enum dump_field field, int step, int layer,
                  const int *values, int n)
 {
     if (w->out == NULL) return fail("%s: no sample is begun", w->path);
     return sample_out_put_int(w->out, field, step, layer, values, n);
+}
+
+void dump_thread(void)
+{
+    h5_start(); /* a thread-safe HDF5 keeps what to print of errors for each thread */
 }
 
 int dump_sample_finish(struct dump_writer *w, const struct dump_sample_end *end)
@@ -335,6 +347,7 @@ done:
 static int join(struct dump_writer *w)
 {
     char *temporary = xprintf("%s.tmp", w->path), *parent = xstrdup(w->path), *slash;
+    char *whole = NULL;
     int rc = -1;
 
     if (w->n == 0) {
@@ -348,8 +361,12 @@ static int join(struct dump_writer *w)
                                   : "was not traced");
             goto done;
         }
-    if (join_into(w, temporary)) goto done;
-    if (rename(temporary, w->path) != 0) {
+    /* the file of a single sample is what the joined one would hold: it need not be written twice
+     */
+    whole = w->n == 1 ? sample_path(w, 0, "") : xstrdup(temporary);
+    if (w->n > 1 && join_into(w, temporary)) goto done;
+    errno = 0;
+    if (rename(whole, w->path) != 0) {
         h5_write_failed(w->path);
         goto done;
     }
@@ -371,6 +388,7 @@ static int join(struct dump_writer *w)
 done:
     if (rc) unlink(temporary);
     free(temporary);
+    free(whole);
     free(parent);
     return rc;
 }

@@ -42,19 +42,28 @@ int dump_sample_begin(struct dump_writer *w, int index, const struct dump_sample
 int dump_put(struct dump_writer *w, enum dump_field field, int step, int layer, int row,
              const float *values, int n);
 
+/* The same for F16 fields of a run that does not store them in 4 bytes, from halves whose NaN are
+ * 0x7e00. */
+int dump_put_halves(struct dump_writer *w, enum dump_field field, int step, int layer, int row,
+                    const uint16_t *values, int n);
+
 /* The same for int fields (topk_idx, selected_idx; LAYER is the index 0..M-1 there); pads with -1.
  */
 int dump_put_int(struct dump_writer *w, enum dump_field field, int step, int layer,
                  const int *values, int n);
+
+/* Called first by a thread that puts rows but is not the one of dump_create(). Calls of all threads
+ * must not overlap. */
+void dump_thread(void);
 
 /* Ends the sample: writes what END holds, closes its file, makes it durable (fsync) and renames it
  * into place. The datasets end at exactly END's T and S; a row past them is an error. 0, or -1
  * after fail(). */
 int dump_sample_finish(struct dump_writer *w, const struct dump_sample_end *end);
 
-/* Joins the samples into PATH (through a temporary name), removes PATH.part/, frees W. With RC != 0
- * the run has failed: nothing is joined, finished samples stay in PATH.part/, and a line says how
- * many and how to resume. W may be NULL. Returns RC, or -1 after fail(). */
+/* Joins the samples into PATH (through a temporary name; one alone is moved), removes PATH.part/,
+ * frees W. With RC != 0 the run has failed: nothing is joined, finished samples stay in PATH.part/,
+ * and a line says how many and how to resume. W may be NULL. Returns RC, or -1 after fail(). */
 int dump_finish(struct dump_writer *w, int rc);
 
 /* Bytes the fields of one sample take before compression. */

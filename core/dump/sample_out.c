@@ -320,8 +320,10 @@ static struct stage *stage_at(struct out_set *f, int64_t step, int64_t layer)
     return g;
 }
 
+enum kind { FLOATS, HALVES, INTS };
+
 static int put(struct sample_out *o, enum dump_field field, int step, int layer, int row,
-               const void *values, int n, bool ints)
+               const void *values, int n, enum kind kind)
 {
     const char *name = dump_field_info(field)->name;
     struct out_set *f = &o->sets[field];
@@ -329,9 +331,11 @@ static int put(struct sample_out *o, enum dump_field field, int step, int layer,
     if (o->failed) return fail("%s: the sample has failed before", o->name);
     o->failed = true; /* until the row is in */
     if (f->id < 0) return fail("%s: %s is not recorded in this run", o->name, name);
-    if (ints != (f->store == STORE_I32))
+    if (kind == HALVES ? f->store != STORE_F16 : (kind == INTS) != (f->store == STORE_I32))
         return fail("%s: %s is not a field of %s", o->name, name,
-                    ints ? "whole numbers" : "floats");
+                    kind == INTS     ? "whole numbers"
+                    : kind == HALVES ? "2-byte floats"
+                                     : "floats");
     if (!f->shape.stepped) step = 0;
     if (step < 0 || step >= f->shape.S || layer < 0 || layer >= f->shape.A || row < 0 ||
         row >= f->shape.B || n < 0 || n > f->shape.W)
@@ -353,7 +357,7 @@ static int put(struct sample_out *o, enum dump_field field, int step, int layer,
     if (g->n[at] >= 0)
         return fail("%s: %s: step %d, layer %d, row %d is put twice", o->name, name, step, layer,
                     row);
-    if (f->store == STORE_F16)
+    if (f->store == STORE_F16 && kind == FLOATS)
         codec_halves((uint16_t *)(void *)to, values, (size_t)n);
     else if (n)
         memcpy(to, values, (size_t)n * f->size);
@@ -368,13 +372,19 @@ static int put(struct sample_out *o, enum dump_field field, int step, int layer,
 int sample_out_put(struct sample_out *o, enum dump_field field, int step, int layer, int row,
                    const float *values, int n)
 {
-    return put(o, field, step, layer, row, values, n, false);
+    return put(o, field, step, layer, row, values, n, FLOATS);
+}
+
+int sample_out_put_halves(struct sample_out *o, enum dump_field field, int step, int layer, int row,
+                          const uint16_t *values, int n)
+{
+    return put(o, field, step, layer, row, values, n, HALVES);
 }
 
 int sample_out_put_int(struct sample_out *o, enum dump_field field, int step, int layer,
                        const int *values, int n)
 {
-    return put(o, field, step, layer, 0, values, n, true);
+    return put(o, field, step, layer, 0, values, n, INTS);
 }
 
 /* ---- the file */

@@ -15,9 +15,11 @@ struct sample_out *sample_out_open(const char *path, const char *name, int index
                                    const struct dump_sample *sample, int max_T, int max_S,
                                    int max_selected);
 
-/* As dump_put() and dump_put_int(). After a failure every call fails. */
+/* As dump_put(), dump_put_halves() and dump_put_int(). After a failure every call fails. */
 int sample_out_put(struct sample_out *o, enum dump_field field, int step, int layer, int row,
                    const float *values, int n);
+int sample_out_put_halves(struct sample_out *o, enum dump_field field, int step, int layer, int row,
+                          const uint16_t *values, int n);
 int sample_out_put_int(struct sample_out *o, enum dump_field field, int step, int layer,
                        const int *values, int n);
 

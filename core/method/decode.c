@@ -24,11 +24,13 @@ float nll_of(const float *logits, int V, int token)
 }
 
 /* Rows whose attention logits fit SEEN_BYTES, whatever the layer asks for. */
-static int rows_that_fit(const struct model_config *c, int n)
+static int rows_that_fit(const struct model *m, int n)
 {
+    const struct model_config *c = &m->config;
+    const size_t most = (size_t)m->ops->known_rows;
     const size_t each = (size_t)c->H * (size_t)n * sizeof(float);
     const size_t rows = SEEN_BYTES / each;
-    return rows < 1 ? 1 : rows < 256 ? (int)rows : 256;
+    return rows < 1 ? 1 : rows < most ? (int)rows : (int)most;
 }
 
 int decode_known(struct session *s, struct method *m, const struct hooks *tap, const int *ids,
@@ -36,8 +38,8 @@ int decode_known(struct session *s, struct method *m, const struct hooks *tap, c
 {
     const struct model_config *c = &session_model(s)->config;
     const int fed = tap ? n : n - 1; /* the last token's own logits are nobody's prediction */
-    const int rows = tap ? 1 : rows_that_fit(c, n);
-    if (m && m->begin(m, s)) return -1;
+    const int rows = tap ? 1 : rows_that_fit(session_model(s), n);
+    if (method_begin(m, s)) return -1;
     if (from < n) {
         argmax[from] = argmax_of(first, c->V);
         nll[from] = nll_of(first, c->V, ids[from]);
@@ -47,12 +49,10 @@ int decode_known(struct session *s, struct method *m, const struct hooks *tap, c
         const float *logits;
         if (forward(s, ids + p, count, false, m ? &m->hooks : NULL, tap, LOGITS_ALL, &logits))
             return -1;
-#pragma omp parallel for schedule(static) if (count > 1)
-        for (int r = 0; r < count; r++) {
-            if (p + r + 1 >= n) continue;
-            const float *row = logits + (size_t)r * (size_t)c->V;
-            argmax[p + r + 1] = argmax_of(row, c->V);
-            nll[p + r + 1] = nll_of(row, c->V, ids[p + r + 1]);
+        for (int r = 0; r < count && p + r + 1 < n; r++) {
+            const struct outcome *o = session_outcome(s, r);
+            argmax[p + r + 1] = o->argmax;
+            nll[p + r + 1] = o->lse - logits[(size_t)r * (size_t)c->V + (size_t)ids[p + r + 1]];
         }
     }
     return 0;
@@ -114,14 +114,14 @@ int decode_free(struct session *s, struct method *m, const struct hooks *tap, co
                 int max_new, const int *stop, int n_stop, struct sampler *sampler, int *out,
                 float *nll, int *n_out, int (*emit)(void *ctx, int token), void *emit_ctx)
 {
-    const int V = session_model(s)->config.V;
     const float *logits = first;
     bool stopped = false;
     *n_out = 0;
-    if (m && m->begin(m, s)) return -1;
+    if (method_begin(m, s)) return -1;
     while (*n_out < max_new && !stopped) {
-        const int token = sampler_draw(sampler, logits);
-        nll[*n_out] = nll_of(logits, V, token);
+        const struct outcome *o = session_outcome(s, 0);
+        const int token = sampler->how.temperature > 0 ? sampler_draw(sampler, logits) : o->argmax;
+        nll[*n_out] = o->lse - logits[token];
         out[(*n_out)++] = token;
         for (int i = 0; i < n_stop; i++) stopped = stopped || token == stop[i];
         if (emit && emit(emit_ctx, token)) return -1;

@@ -44,10 +44,10 @@ void sampler_open(struct sampler *s, struct sampling how, int V);
 int sampler_draw(struct sampler *s, const float *logits);
 void sampler_close(struct sampler *s);
 
-/* Free decoding: continues a session whose logits are FIRST [V] for up to MAX_NEW tokens, ending
- * after a token of STOP [n_stop]. OUT [max_new] and NLL [max_new] receive the tokens and their
- * -ln p; *N_OUT how many. EMIT, unless NULL, is called with each token. With a TAP the last token
- * is fed too. 0, or -1 after fail(). */
+/* Free decoding: continues a session whose last logits are FIRST [V] for up to MAX_NEW tokens,
+ * ending after a token of STOP [n_stop]. OUT [max_new] and NLL [max_new] receive the tokens and
+ * their -ln p; *N_OUT how many. EMIT, unless NULL, is called with each token. With a TAP the last
+ * token is fed too. 0, or -1 after fail(). */
 int decode_free(struct session *s, struct method *m, const struct hooks *tap, const float *first,
                 int max_new, const int *stop, int n_stop, struct sampler *sampler, int *out,
                 float *nll, int *n_out, int (*emit)(void *ctx, int token), void *emit_ctx);

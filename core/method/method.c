@@ -13,6 +13,8 @@ struct method *method_open(const struct run_config *config, const struct model *
         return omnikv_open(config, model);
     case METHOD_WINDOW:
         return window_open(config, model);
+    case METHOD_BRUTAL_OFFLOAD:
+        return brutal_offload_open(config, model);
     }
     return NULL;
 }
@@ -20,6 +22,12 @@ struct method *method_open(const struct run_config *config, const struct model *
 void method_close(struct method *m)
 {
     if (m) m->close(m);
+}
+
+int method_begin(struct method *m, struct session *s)
+{
+    session_forget_steps(s);
+    return m ? m->begin(m, s) : 0;
 }
 
 int full_layers(const int *layers, int n_layers, int wait, int L, bool *full, int *served)

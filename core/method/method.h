@@ -1,7 +1,8 @@
 /* method.h - a way to decode: what each layer attends to at each step after the dense prefill.
  *
- * dense.c, omnikv.c and window.c each provide one. A method drops nothing from the cache; it only
- * says, through forward()'s hooks, which positions a layer looks at. docs/methods.md defines them.
+ * dense.c, omnikv.c, window.c and brutal_offload.c each provide one. A method drops nothing from
+ * the cache; it only says, through forward()'s hooks, which positions a layer looks at.
+ * docs/methods.md defines them.
  */
 #ifndef CORE_METHOD_METHOD_H
 #define CORE_METHOD_METHOD_H
@@ -14,9 +15,12 @@ struct method {
     const struct run_config *config;
     const struct model *model;
 
-    /* Called after each prefill, before the first step. */
+    /* Called by method_begin() after each prefill, before the first step. */
     int (*begin)(struct method *m, struct session *s);
     void (*close)(struct method *m);
+
+    /* Adds to PLAN, whose room is known, what the method needs of a session. */
+    void (*plan)(const struct method *m, struct session_plan *plan);
 
     int full_layers;  /* layers that attend to everything at each step */
     int keep_queries; /* prefill queries the session must keep */
@@ -35,10 +39,15 @@ struct method {
 struct method *method_open(const struct run_config *config, const struct model *model);
 void method_close(struct method *m); /* NULL is allowed */
 
+/* Starts M on the session S, which holds the prefill; M may be NULL (dense). 0, or -1 after fail().
+ */
+int method_begin(struct method *m, struct session *s);
+
 /* The constructors method_open() chooses from. */
 struct method *dense_open(const struct run_config *config, const struct model *model);
 struct method *omnikv_open(const struct run_config *config, const struct model *model);
 struct method *window_open(const struct run_config *config, const struct model *model);
+struct method *brutal_offload_open(const struct run_config *config, const struct model *model);
 
 /* Marks FULL [L]: the layers 0..f1, each filter f and f+1..f+wait, cut at the next filter and at L.
  * SERVED, unless NULL, is [L]: the index of the filter whose selection a sparse layer uses, -1 on a

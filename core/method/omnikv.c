@@ -1,41 +1,23 @@
 /* omnikv.c - OmniKV: at each step a few filter layers attend to everything, and the tokens they
  * attend to most are all that the sparse layers after them see of the context.
  *
- * Source: OmniKV (ICLR 2025) and the definition in docs/methods.md.
+ * Source: OmniKV (ICLR 2025) and the definition in docs/methods.md. What a filter layer selects is
+ * an op (core/ops/select.c); here is who selects when, who uses it, and where keys and values live.
  */
 #include "core/method/method.h"
 #include "core/base/base.h"
 
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct filter {
-    int layer;
-
-    /* The selection of each row of the current pass; row 0 starts from what the last pass left. */
-    int *idx;                         /* [rows, sets, stride] ascending */
-    int *count, *tail;                /* [rows] */
-    int last_count, last_tail, *last; /* [sets, stride] of the row before this pass, for refresh */
-
-    /* uniform, exp: the pooled weights of the last window_size queries, slot = position % window.
-     */
-    float *past; /* [window, sets, reach] */
-};
-
 struct omnikv {
     struct method base;
-    bool *full;            /* [L] */
-    int *served;           /* [L] index of the filter a sparse layer uses */
-    struct filter *filter; /* [M] */
-    int n_prefill;
-    int window;   /* window_size, or the session's room where that is less */
-    int budget;   /* tokens selected, of one set */
-    int rows;     /* rows there is room for */
-    int reach;    /* candidates there is room for in `past` */
-    float *score; /* [sets, candidates] of one row */
-    int score_room;
+    bool *full;                  /* [L] */
+    int *served;                 /* [L] index of the filter a sparse layer uses */
+    struct selection *selection; /* [M] */
+    enum kv_place *place;        /* [L] */
+    int *picked;                 /* host copies for traces on a device: [sets, stride] */
 };
 
 static bool windowed(const struct run_config *c)
@@ -43,157 +25,74 @@ static bool windowed(const struct run_config *c)
     return c->selector == SELECT_UNIFORM || c->selector == SELECT_EXP;
 }
 
-/* Prefill tokens that are always selected by the row at POS, whose window reaches back to POS -
- * window + 1: *first_recent is where the kept tail of the prefill starts. */
-static int always_kept(const struct omnikv *o, int pos, int *first_recent)
+static bool needs_logits(const struct omnikv *o)
 {
     const struct run_config *c = o->base.config;
-    int recent = c->recent;
-    if (windowed(c)) {
-        const int inside = o->n_prefill - (pos - o->window + 1);
-        if (inside > recent) recent = inside;
-    }
-    if (recent > o->n_prefill) recent = o->n_prefill;
-    *first_recent = o->n_prefill - recent;
-    const int sinks = c->sinks < *first_recent ? c->sinks : *first_recent;
-    return recent + sinks;
+    return !o->base.model->ops->device || c->selector != SELECT_LAST || c->pool == POOL_NONE;
 }
 
-/* Adds the query at POS to the filter's window: its pooled weights over CANDIDATES, from LOGITS. */
-static void remember(struct omnikv *o, struct filter *f, const float *logits, size_t span, int pos,
-                     int candidates)
+static int filter_at(const struct omnikv *o, int layer)
 {
-    const struct model *m = o->base.model;
-    float *slot = f->past + (size_t)(pos % o->window) * (size_t)o->base.sets * (size_t)o->reach;
-    m->ops->pool_scores(o->score, logits, span, candidates, m->config.H, o->base.sets,
-                        SCORE_MAX_WEIGHT);
-    for (int set = 0; set < o->base.sets; set++) {
-        float *row = slot + (size_t)set * (size_t)o->reach;
-        memcpy(row, o->score + (size_t)set * (size_t)candidates, (size_t)candidates * sizeof *row);
-        memset(row + candidates, 0, (size_t)(o->reach - candidates) * sizeof *row);
-    }
-}
-
-/* score [sets, candidates] = sum over the window's queries of their weights, times 2^-age for exp.
- */
-static void look_back(struct omnikv *o, const struct filter *f, int pos, int candidates)
-{
-    const struct run_config *c = o->base.config;
-    const int oldest = pos - o->window + 1 > 0 ? pos - o->window + 1 : 0;
-    for (int set = 0; set < o->base.sets; set++) {
-        float *score = o->score + (size_t)set * (size_t)candidates;
-        memset(score, 0, (size_t)candidates * sizeof *score);
-        for (int p = oldest; p <= pos; p++) { /* oldest first: a fixed order of sums */
-            const size_t slot = (size_t)(p % o->window) * (size_t)o->base.sets + (size_t)set;
-            const float *row = f->past + slot * (size_t)o->reach;
-            const float weight = c->selector == SELECT_EXP ? ldexpf(1, p - pos) : 1;
-            for (int t = 0; t < candidates; t++) score[t] += weight * row[t];
-        }
-    }
-}
-
-static void select_row(struct omnikv *o, struct filter *f, const struct layer_pass *p, int r)
-{
-    const struct run_config *c = o->base.config;
-    const struct model *m = o->base.model;
-    const int H = m->config.H, pos = p->pos0 + r, step = pos - o->n_prefill;
-    const int candidates = c->candidates_all ? pos : o->n_prefill;
-    const float *logits = p->logits + (size_t)r * (size_t)H * p->span;
-    const size_t set_room = (size_t)o->base.sets * (size_t)o->base.stride;
-    int *idx = f->idx + (size_t)r * set_room;
-
-    if (candidates > o->score_room) {
-        o->score_room = candidates + 1024;
-        o->score =
-            xrealloc(o->score, (size_t)o->base.sets * (size_t)o->score_room * sizeof *o->score);
-    }
-    if (windowed(c)) remember(o, f, logits, p->span, pos, candidates);
-    if (step % c->refresh) { /* between refreshes the row before it stands */
-        memcpy(idx, r ? idx - set_room : f->last, set_room * sizeof *idx);
-        f->count[r] = r ? f->count[r - 1] : f->last_count;
-        f->tail[r] = r ? f->tail[r - 1] : f->last_tail;
-        return;
-    }
-
-    int first_recent, kept = always_kept(o, pos, &first_recent);
-    int count = o->budget > kept ? o->budget : kept + 1; /* at least one place for the candidates */
-    if (count > candidates) count = candidates;
-    if (windowed(c))
-        look_back(o, f, pos, candidates);
-    else
-        m->ops->pool_scores(o->score, logits, p->span, candidates, H, o->base.sets,
-                            c->selector == SELECT_LAST ? SCORE_MAX_LOGIT : SCORE_MAX_WEIGHT);
-    for (int set = 0; set < o->base.sets; set++) {
-        float *score = o->score + (size_t)set * (size_t)candidates;
-        for (int t = 0; t < c->sinks && t < first_recent; t++) score[t] = INFINITY;
-        for (int t = first_recent; t < o->n_prefill; t++) score[t] = INFINITY;
-        m->ops->top_k(idx + (size_t)set * (size_t)o->base.stride, score, candidates, count);
-    }
-    f->count[r] = count;
-    f->tail[r] = candidates;
-}
-
-static void make_room(struct omnikv *o, int rows)
-{
-    const size_t set_room = (size_t)o->base.sets * (size_t)o->base.stride;
-    if (rows <= o->rows) return;
-    o->rows = rows;
-    for (int i = 0; i < o->base.M; i++) {
-        struct filter *f = &o->filter[i];
-        f->idx = xrealloc(f->idx, (size_t)rows * set_room * sizeof *f->idx);
-        f->count = xrealloc(f->count, (size_t)rows * sizeof *f->count);
-        f->tail = xrealloc(f->tail, (size_t)rows * sizeof *f->tail);
-    }
+    for (int i = 0; i < o->base.M; i++)
+        if (o->base.config->layers[i] == layer) return i;
+    return -1;
 }
 
 static void before(void *ctx, struct layer_pass *p)
 {
     struct omnikv *o = ctx;
+    const struct ops *ops = o->base.model->ops;
     if (p->prefill) return;
-    make_room(o, p->n);
-    for (int i = 0; i < o->base.M; i++)
-        if (o->filter[i].layer == p->layer) p->want_logits = true;
+    if (filter_at(o, p->layer) >= 0) {
+        if (needs_logits(o))
+            p->want_logits = true;
+        else
+            p->want_scores = true;
+    }
     if (o->full[p->layer]) return;
-    const struct filter *f = &o->filter[o->served[p->layer]];
-    p->view = (struct attn_view){.idx = f->idx,
-                                 .sets = o->base.sets,
-                                 .stride = o->base.stride,
-                                 .count = f->count,
-                                 .tail = f->tail};
+    const struct selection *s = &o->selection[o->served[p->layer]];
+    p->view = (struct attn_view){.idx = s->idx,
+                                 .sets = s->rule.sets,
+                                 .stride = s->rule.stride,
+                                 .count = s->count,
+                                 .tail = s->tail};
+    if (o->place[p->layer] == KV_ROWS && o->base.config->apart)
+        ops->fetch(session_kv(p->session, p->layer), s, &o->base.model->config, true);
 }
 
 static int after(void *ctx, const struct layer_pass *p)
 {
     struct omnikv *o = ctx;
-    if (p->prefill) return 0;
-    for (int i = 0; i < o->base.M; i++) {
-        struct filter *f = &o->filter[i];
-        if (f->layer != p->layer) continue;
-        for (int r = 0; r < p->n; r++) select_row(o, f, p, r);
-        const size_t set_room = (size_t)o->base.sets * (size_t)o->base.stride;
-        memcpy(f->last, f->idx + (size_t)(p->n - 1) * set_room, set_room * sizeof *f->last);
-        f->last_count = f->count[p->n - 1];
-        f->last_tail = f->tail[p->n - 1];
-    }
+    const struct model *m = o->base.model;
+    const int filter = p->prefill ? -1 : filter_at(o, p->layer);
+    if (filter < 0) return 0;
+    struct selection *s = &o->selection[filter];
+    m->ops->select(s, p->logits, p->scores, p->span, p->n, p->pos0, &m->config);
+    for (int l = p->layer + 1; l < m->config.L && !o->base.config->apart; l++)
+        if (o->served[l] == filter && o->place[l] == KV_ROWS)
+            m->ops->fetch(session_kv(p->session, l), s, &m->config, false);
     return 0;
 }
 
 /* The window of the first step holds the last queries of the prompt, each at its own position. */
-static void look_back_at_prefill(struct omnikv *o, struct filter *f, struct session *s)
+static void look_back_at_prefill(struct omnikv *o, int filter, struct session *session)
 {
     const struct model *m = o->base.model;
-    const int H = m->config.H, P = padded_width(m->config.D);
+    const struct ops *ops = m->ops;
+    const int layer = o->base.config->layers[filter], H = m->config.H,
+              P = padded_width(m->config.D);
     int n, end;
-    const float *q = session_queries(s, f->layer, &n, &end);
-    const size_t span = ((size_t)end + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
-    float *logits = xmalloc((size_t)H * span * sizeof *logits);
+    const float *q = session_queries(session, layer, &n, &end);
+    const size_t span = session_span(session);
+    struct scratch own = {.ops = ops};
+    float *logits = scratch_get(&own, (size_t)H * span);
     for (int i = 0; i < n; i++) {
         const int pos = end - n + i;
-        m->ops->attn_logits(logits, span, q + (size_t)i * (size_t)(H * P), session_kv(s, f->layer),
-                            1, pos, &m->config);
-        remember(o, f, logits, span, pos, pos + 1);
+        ops->attn_logits(logits, span, q + (size_t)i * (size_t)(H * P), session_kv(session, layer),
+                         1, pos, &m->config);
+        ops->select_remember(&o->selection[filter], logits, span, pos, pos + 1, &m->config);
     }
-    free(logits);
+    scratch_free(&own);
 }
 
 /* Tokens of a selection: decoded candidates may add to the prefill's, up to ROOM in all. */
@@ -203,35 +102,52 @@ static int budget_of(const struct run_config *c, int n_prefill, int room)
     return c->budget < room ? (int)c->budget : room;
 }
 
-static int begin(struct method *m, struct session *s)
+/* Tokens of one set, at most; those always kept are more than the budget at times. */
+static int set_size(const struct run_config *c, int n_prefill, int room)
+{
+    const int budget = budget_of(c, n_prefill, room);
+    const int recent = windowed(c) && c->window_size > c->recent ? c->window_size : c->recent;
+    const int sinks = c->sinks < n_prefill ? c->sinks : n_prefill;
+    const int kept = (recent < n_prefill - sinks ? recent : n_prefill - sinks) + sinks + 1;
+    const int most = budget > kept ? budget : kept;
+    return most < n_prefill || c->candidates_all ? most : n_prefill;
+}
+
+static void close_selections(struct omnikv *o)
+{
+    for (int i = 0; i < o->base.M; i++)
+        if (o->selection[i].ops) o->selection[i].ops->select_close(&o->selection[i]);
+}
+
+static int begin(struct method *m, struct session *session)
 {
     struct omnikv *o = (struct omnikv *)m;
     const struct run_config *c = m->config;
-    int first_recent;
-
-    o->n_prefill = session_length(s);
-    o->window = c->window_size < session_room(s) ? c->window_size : session_room(s);
-    o->budget = budget_of(c, o->n_prefill, session_room(s));
-    if (o->budget < 1)
+    const int n_prefill = session_length(session), room = session_room(session);
+    const struct select_rule rule = {
+        .selector = c->selector,
+        .n_prefill = n_prefill,
+        .sets = m->sets,
+        .budget = budget_of(c, n_prefill, room),
+        .sinks = c->sinks,
+        .recent = c->recent,
+        .window = c->window_size < room ? c->window_size : room,
+        .refresh = c->refresh,
+        .candidates_all = c->candidates_all,
+        .room = room,
+        .stride = set_size(c, n_prefill, room),
+    };
+    if (rule.budget < 1)
         return fail("num_of_selected_tokens: %g of %d prefill tokens selects none", c->budget,
-                    o->n_prefill);
-    const int kept = always_kept(o, o->n_prefill, &first_recent) + 1;
-    o->base.stride = o->budget > kept ? o->budget : kept;
-    o->rows = 0;
-    o->score_room = o->n_prefill + 1024;
-    o->score = xrealloc(o->score, (size_t)o->base.sets * (size_t)o->score_room * sizeof *o->score);
-    o->reach = c->candidates_all ? session_room(s) : o->n_prefill;
+                    n_prefill);
+    close_selections(o);
+    m->stride = rule.stride;
+    o->picked = xrealloc(o->picked, (size_t)m->sets * (size_t)rule.stride * sizeof *o->picked);
     for (int i = 0; i < m->M; i++) {
-        struct filter *f = &o->filter[i];
-        const size_t set_room = (size_t)o->base.sets * (size_t)o->base.stride;
-        f->last = xrealloc(f->last, set_room * sizeof *f->last);
-        if (!windowed(c)) continue;
-        const size_t past = (size_t)o->window * (size_t)o->base.sets * (size_t)o->reach;
-        free(f->past);
-        if ((f->past = big_alloc(past * sizeof(float), "window of past queries")) == NULL)
-            return -1;
-        memset(f->past, 0, past * sizeof(float));
-        look_back_at_prefill(o, f, s);
+        struct selection *s = &o->selection[i];
+        *s = (struct selection){.ops = m->model->ops, .rule = rule};
+        if (s->ops->select_open(s, &m->model->config)) return -1;
+        if (windowed(c)) look_back_at_prefill(o, i, session);
     }
     return 0;
 }
@@ -239,54 +155,71 @@ static int begin(struct method *m, struct session *s)
 static const int *selection(const struct method *m, int filter, int r, int *count)
 {
     const struct omnikv *o = (const struct omnikv *)m;
-    const struct filter *f = &o->filter[filter];
-    *count = f->count[r];
-    return f->idx + (size_t)r * (size_t)o->base.sets * (size_t)o->base.stride;
+    const struct selection *s = &o->selection[filter];
+    const size_t set_room = (size_t)s->rule.sets * (size_t)s->rule.stride;
+    if (!s->ops->device) {
+        *count = s->count[r];
+        return s->idx + (size_t)r * set_room;
+    }
+    s->ops->get(count, s->count, sizeof *count);
+    s->ops->get(o->picked, s->idx, set_room * sizeof *o->picked);
+    return o->picked;
 }
 
 static int selection_size(const struct method *m, int n_prefill)
 {
-    const struct run_config *c = m->config;
-    const int budget = budget_of(c, n_prefill, INT_MAX);
-    const int recent = windowed(c) && c->window_size > c->recent ? c->window_size : c->recent;
-    const int sinks = c->sinks < n_prefill ? c->sinks : n_prefill;
-    const int kept = (recent < n_prefill - sinks ? recent : n_prefill - sinks) + sinks + 1;
-    const int most = budget > kept ? budget : kept;
-    const int set = most < n_prefill || c->candidates_all ? most : n_prefill;
+    const int set = set_size(m->config, n_prefill, INT_MAX);
     return set > INT_MAX / m->sets ? INT_MAX : m->sets * set;
+}
+
+static void plan(const struct method *m, struct session_plan *p)
+{
+    const struct omnikv *o = (const struct omnikv *)m;
+    p->keep_queries = m->keep_queries;
+    p->place = o->place;
+    p->packed = set_size(m->config, p->room, p->room);
+    p->sets = m->sets;
 }
 
 static void close_omnikv(struct method *m)
 {
     struct omnikv *o = (struct omnikv *)m;
-    for (int i = 0; i < m->M; i++) {
-        free(o->filter[i].idx);
-        free(o->filter[i].count);
-        free(o->filter[i].tail);
-        free(o->filter[i].last);
-        free(o->filter[i].past);
-    }
-    free(o->filter);
+    close_selections(o);
+    free(o->selection);
     free(o->full);
     free(o->served);
-    free(o->score);
+    free(o->place);
+    free(o->picked);
     free(o);
 }
 
 struct method *omnikv_open(const struct run_config *c, const struct model *model)
 {
     const struct model_config *shape = &model->config;
+    const bool away = c->real_offload && model->ops->device;
     for (int i = 0; i < c->n_layers; i++)
         if (c->layers[i] >= shape->L) {
             fail("do_select_layers: layer %d: %s has the layers 0 to %d", c->layers[i],
                  model->source, shape->L - 1);
             return NULL;
         }
+    if (away && c->candidates_all) {
+        fail("real_offload: with candidates \"all\" the rows of decoded tokens would have to be "
+             "fetched too, which is not supported; set \"real_offload\" to false");
+        return NULL;
+    }
+    if (away && c->pool == POOL_NONE && shape->H != shape->G) {
+        fail("real_offload: with pool \"none\" each query head would fetch rows of its own, which "
+             "is "
+             "not supported; set \"real_offload\" to false, or \"pool\" to \"group\"");
+        return NULL;
+    }
     struct omnikv *o = xcalloc(1, sizeof *o);
     o->base.hooks = (struct hooks){.ctx = o, .before = before, .after = after};
     o->base.config = c;
     o->base.model = model;
     o->base.begin = begin;
+    o->base.plan = plan;
     o->base.close = close_omnikv;
     o->base.selection = selection;
     o->base.selection_size = selection_size;
@@ -294,10 +227,11 @@ struct method *omnikv_open(const struct run_config *c, const struct model *model
     o->base.M = c->n_layers;
     o->full = xcalloc((size_t)shape->L, sizeof *o->full);
     o->served = xcalloc((size_t)shape->L, sizeof *o->served);
+    o->place = xcalloc((size_t)shape->L, sizeof *o->place);
     o->base.full_layers =
         full_layers(c->layers, c->n_layers, c->wait, shape->L, o->full, o->served);
-    o->filter = xcalloc((size_t)c->n_layers, sizeof *o->filter);
-    for (int i = 0; i < c->n_layers; i++) o->filter[i].layer = c->layers[i];
+    for (int l = 0; l < shape->L; l++) o->place[l] = away && !o->full[l] ? KV_ROWS : KV_HERE;
+    o->selection = xcalloc((size_t)c->n_layers, sizeof *o->selection);
     o->base.sets = c->pool == POOL_ALL ? 1 : c->pool == POOL_GROUP ? shape->G : shape->H;
     return &o->base;
 }

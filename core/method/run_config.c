@@ -47,6 +47,7 @@ static const char *const run_keys[] = {
     "use_sink_cache",
     "sink_window_length",
     "num_sink_tokens",
+    "offload_sid",
     "sparse_in_prefill",
     "max_len_can_hold",
     "attn_seg_sz",
@@ -92,7 +93,6 @@ static const struct {
     {"decoder_start_layer_idx", "token"},
     {"ensure_head_tail_len", "token"},
     {"ntk_factor", "token"},
-    {"offload_sid", "once_offload and brutal_offload"},
     {"skip_threshold", "once_offload"},
     {"hh_ratio", "h2o"},
     {"recent_ratio", "h2o"},
@@ -100,7 +100,7 @@ static const struct {
     {"infllm_cfg_path", "infllm"},
 };
 
-static const char *const method_names[] = {"dense", "omnikv", "window"};
+static const char *const method_names[] = {"dense", "omnikv", "window", "brutal_offload"};
 static const char *const selector_names[] = {"last", "softmax_before_last", "uniform", "exp", NULL};
 static const char *const pool_names[] = {"all", "group", "none", NULL};
 static const char *const candidate_names[] = {"prefill", "all", NULL};
@@ -170,8 +170,8 @@ static int read_method(const char *name, const cJSON *root, struct run_config *c
         const char *word;
         bool whole; /* must be all of model_cls, not only occur in it */
     } others[] = {
-        {"h2o", false},       {"quest", false},       {"infllm", false},        {"token", true},
-        {"token_once", true}, {"once_offload", true}, {"brutal_offload", true},
+        {"h2o", false},  {"quest", false},     {"infllm", false},
+        {"token", true}, {"token_once", true}, {"once_offload", true},
     };
     const char *cls = NULL;
     bool sink_cache = false;
@@ -182,6 +182,10 @@ static int read_method(const char *name, const cJSON *root, struct run_config *c
                     "OmniKV",
                     name);
 
+    if (strcmp(cls, "brutal_offload") == 0) {
+        c->method = METHOD_BRUTAL_OFFLOAD;
+        return 0;
+    }
     if (strstr(cls, "raw") || strstr(cls, "262")) {
         c->method = sink_cache ? METHOD_WINDOW : METHOD_DENSE;
         return 0;
@@ -307,7 +311,8 @@ static int read_omnikv(const char *name, const cJSON *root, struct run_config *c
         json_int(name, root, "refresh", 1, INT_MAX, &c->refresh) ||
         read_name(name, root, "pool", pool_names, &pool) ||
         json_int(name, root, "sinks", 0, INT_MAX, &c->sinks) ||
-        json_int(name, root, "recent", 0, INT_MAX, &c->recent))
+        json_int(name, root, "recent", 0, INT_MAX, &c->recent) ||
+        json_int(name, root, "offload_sid", 0, MAX_LAYER, &c->first_away))
         return -1;
     c->selector = (enum selector)selector;
     c->pool = (enum pool)pool;
@@ -318,12 +323,10 @@ static int read_omnikv(const char *name, const cJSON *root, struct run_config *c
                     name);
     if (c->method != METHOD_OMNIKV) return 0;
 
-    if (strcmp(cache, "without_pack") == 0)
-        return fail("%s: \"cache_cls\": without_pack is not in this version (it changes how a GPU "
-                    "fetches keys and values, never the result); use \"multi\"",
-                    name);
-    if (strcmp(cache, "multi") != 0)
-        return fail("%s: \"cache_cls\": expected \"multi\", found \"%s\"", name, cache);
+    c->apart = strcmp(cache, "without_pack") == 0;
+    if (!c->apart && strcmp(cache, "multi") != 0)
+        return fail("%s: \"cache_cls\": expected \"multi\" or \"without_pack\", found \"%s\"", name,
+                    cache);
     if (!dense_more)
         return fail("%s: \"dense_more\": false is not supported (the original fails at its first "
                     "decode step); set it to true",
@@ -388,6 +391,7 @@ static void set_defaults(struct run_config *c)
         .refresh = 1,
         .pool = POOL_ALL,
         .real_offload = true,
+        .first_away = 12,
         .window_sinks = 128,
         .window_recent = 1024,
     };
@@ -466,13 +470,17 @@ void run_config_refresh_json(struct run_config *c)
 {
     cJSON *o = cJSON_CreateObject();
     if (c->model) cJSON_AddStringToObject(o, "model_name", c->model);
-    cJSON_AddStringToObject(o, "model_cls", c->method == METHOD_OMNIKV ? "multi" : "raw_llama");
+    cJSON_AddStringToObject(o, "model_cls",
+                            c->method == METHOD_OMNIKV           ? "multi"
+                            : c->method == METHOD_BRUTAL_OFFLOAD ? "brutal_offload"
+                                                                 : "raw_llama");
     if (c->max_context) add_number(o, "max_context_len", c->max_context);
     cJSON_AddBoolToObject(o, "use_chat_template", c->chat);
     add_number(o, "rope_factor", c->rope_factor);
     add_number(o, "seed", (double)c->seed);
     if (c->method == METHOD_OMNIKV) {
-        cJSON_AddStringToObject(o, "cache_cls", "multi"); /* the original asks for these two */
+        /* the original asks for these two */
+        cJSON_AddStringToObject(o, "cache_cls", c->apart ? "without_pack" : "multi");
         cJSON_AddBoolToObject(o, "dense_more", true);
         add_layers(o, c);
         add_number(o, "num_wait_load_layers", c->wait);
@@ -486,6 +494,7 @@ void run_config_refresh_json(struct run_config *c)
         add_number(o, "sinks", c->sinks);
         add_number(o, "recent", c->recent);
     }
+    if (c->method == METHOD_BRUTAL_OFFLOAD) add_number(o, "offload_sid", c->first_away);
     if (c->method == METHOD_WINDOW) {
         cJSON_AddBoolToObject(o, "use_sink_cache", true);
         add_number(o, "sink_window_length", c->window_recent);

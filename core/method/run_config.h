@@ -7,14 +7,11 @@
 #define CORE_METHOD_RUN_CONFIG_H
 
 #include "core/base/json.h"
+#include "core/ops/ops.h"
 
 #include <stdint.h>
 
-enum method_kind { METHOD_DENSE, METHOD_OMNIKV, METHOD_WINDOW };
-
-/* How the query at a filter layer scores the candidates (docs/methods.md).
- */
-enum selector { SELECT_LAST, SELECT_SOFTMAX, SELECT_UNIFORM, SELECT_EXP };
+enum method_kind { METHOD_DENSE, METHOD_OMNIKV, METHOD_WINDOW, METHOD_BRUTAL_OFFLOAD };
 
 /* Whether selections are shared by all heads, made per kv head, or per query head. Named by what is
  * pooled: all heads, each kv head's group, none. */
@@ -39,7 +36,9 @@ struct run_config {
     int refresh;         /* select at every N-th step; 1 */
     enum pool pool;
     int sinks, recent; /* first and last prefill tokens always kept, taken off the budget */
-    bool real_offload; /* accepted and without effect on a CPU */
+    bool real_offload; /* sparse layers live in host memory; without effect on a CPU */
+    bool apart;     /* cache_cls without_pack: a layer's K and V are fetched when it needs them */
+    int first_away; /* brutal_offload: the layers from here on live in host memory */
 
     /* window: the first num_sink_tokens and the last sink_window_length prefill tokens; below 1 a
      * fraction of n_prefill */
@@ -65,7 +64,7 @@ void run_config_refresh_json(struct run_config *c);
  * never more than N_PREFILL. */
 int budget_tokens(double budget, int n_prefill);
 
-const char *method_name(enum method_kind m); /* dense, omnikv, window */
+const char *method_name(enum method_kind m); /* dense, omnikv, window, brutal_offload */
 const char *selector_name(enum selector s);  /* last, softmax_before_last, uniform, exp */
 
 #endif

@@ -6,11 +6,13 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct window {
     struct method base;
-    int *idx, count, n_prefill;                   /* what every row sees of the prefill */
-    int *view_idx, *view_count, *view_tail, rows; /* the same for each row of a pass */
+    int *idx, count, n_prefill; /* what every row sees of the prefill */
+    int *view, rows;            /* the same for each row of a pass, in the backend's memory: indices
+                                 * [rows, count], counts and tails [rows] */
 };
 
 /* A whole number of tokens, or below 1 a fraction of the prefill. */
@@ -38,33 +40,36 @@ static int begin(struct method *m, struct session *s)
 static void before(void *ctx, struct layer_pass *p)
 {
     struct window *w = ctx;
+    const struct ops *ops = w->base.model->ops;
+    const size_t n = (size_t)p->n, count = (size_t)w->count;
     if (p->prefill) return;
     if (p->n > w->rows) {
-        const size_t n = (size_t)p->n;
-        w->view_idx = xrealloc(w->view_idx, (n * (size_t)w->count + 1) * sizeof *w->view_idx);
-        w->view_count = xrealloc(w->view_count, n * sizeof *w->view_count);
-        w->view_tail = xrealloc(w->view_tail, n * sizeof *w->view_tail);
-        for (int r = 0; r < p->n; r++) {
-            for (int i = 0; i < w->count; i++) w->view_idx[r * w->count + i] = w->idx[i];
-            w->view_count[r] = w->count;
-            w->view_tail[r] = w->n_prefill;
+        const size_t bytes = n * (count + 2) * sizeof *w->view;
+        int *view = xmalloc(bytes);
+        for (size_t r = 0; r < n; r++) {
+            memcpy(view + r * count, w->idx, count * sizeof *view);
+            view[n * count + r] = w->count;
+            view[n * (count + 1) + r] = w->n_prefill;
         }
+        ops->release(w->view);
+        if ((w->view = ops->alloc(bytes, "window")) == NULL) exit(1); /* a few rows of indices */
+        ops->put(w->view, view, bytes);
+        free(view);
         w->rows = p->n;
     }
-    p->view = (struct attn_view){.idx = w->view_idx,
+    const size_t rows = (size_t)w->rows;
+    p->view = (struct attn_view){.idx = w->view,
                                  .sets = 1,
                                  .stride = w->count,
-                                 .count = w->view_count,
-                                 .tail = w->view_tail};
+                                 .count = w->view + rows * count,
+                                 .tail = w->view + rows * (count + 1)};
 }
 
 static void close_window(struct method *m)
 {
     struct window *w = (struct window *)m;
+    m->model->ops->release(w->view);
     free(w->idx);
-    free(w->view_idx);
-    free(w->view_count);
-    free(w->view_tail);
     free(w);
 }
 

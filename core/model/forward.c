@@ -6,42 +6,78 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PREFILL_CHUNK                                                                              \
-    512             /* rows of a prefill pass: products run at full speed, memory stays small */
-#define MANY_ROWS 8 /* from here a causal pass goes through attend_all() */
-
 struct session {
     const struct model *m;
-    int room, length; /* tokens: what was asked for, what it holds */
-    int rows_room;    /* positions there is memory for: attention tiles read whole groups of keys */
-    int prompt;       /* the length that dynamic RoPE was last told, -1 before */
-    float *cache;     /* keys and values of all layers */
-    struct kv_layer *kv;  /* [L] views into it */
-    float *cosine, *sine; /* [room, D / 2] */
+    struct session_plan plan;
+    bool away;           /* some layers' prefill lives in host memory */
+    int room, length;    /* tokens: what was asked for, what it holds */
+    int prompt;          /* the length that dynamic RoPE was last told, -1 before */
+    struct kv_layer *kv; /* [L] */
+    float *rotations;    /* cos, then sin: [room, D / 2] each */
 
     int keep, kept_end; /* kept queries per layer; one past the position of the last */
     float *queries;     /* [L, keep, H, P]: position p at slot p % keep */
     float *ordered;     /* [keep, H, P] one layer's, in order, for session_queries() */
 
-    struct scratch scratch, rows, seen, logits; /* working memory by use: each grows on demand */
+    /* working memory by use: each grows on demand */
+    struct scratch scratch, rows, stream, seen, logits, outcomes;
+    const float *host_logits; /* of the last pass that wanted them */
+    const struct outcome *outcome;
+    struct step_graph graph[2]; /* a run and its traced twin take turns */
+    int next_graph;
+    uint64_t step_memory; /* hash of the addresses that recorded steps use */
 };
 
-int model_open(struct model *m, const char *dir, const cJSON *overrides)
+/* Chooses the backend that DEVICE names for a model whose config is read. */
+static int choose_ops(struct model *m, const char *device)
+{
+    int index = 0;
+    char *why;
+    if (device && strcmp(device, "cpu") == 0) {
+        m->ops = ops_cpu(NULL);
+        return 0;
+    }
+    if (device && strcmp(device, "cuda") != 0) {
+        if (strncmp(device, "cuda:", 5) != 0 || device[5] == 0)
+            return fail("--device: expected cpu, cuda or cuda:N, found \"%s\"", device);
+        if (parse_int("--device cuda:N", device + 5, 0, 1023, &index)) return -1;
+    }
+    if (device == NULL && cuda_devices() == 0) {
+        m->ops = ops_cpu(NULL);
+        return 0;
+    }
+    if ((why = cuda_refusal(&m->config)) != NULL) {
+        if (device)
+            fail("--device %s: %s", device, why);
+        else
+            note("running on the CPU: %s", why);
+        m->ops = device ? NULL : ops_cpu(NULL);
+        free(why);
+        return device ? -1 : 0;
+    }
+    m->ops = ops_cuda(index);
+    return m->ops ? 0 : -1;
+}
+
+static const struct weights_home *home_of(const struct model *m)
+{
+    return m->ops->device ? cuda_weights_home() : NULL;
+}
+
+int model_open(struct model *m, const char *dir, const cJSON *overrides, const char *device)
 {
     memset(m, 0, sizeof *m);
-    if (model_config_load(&m->config, dir, overrides)) return -1;
-    if ((m->weights = weights_load(dir, &m->config)) == NULL) return -1;
-    m->ops = ops_cpu(NULL);
+    if (model_config_load(&m->config, dir, overrides) || choose_ops(m, device)) return -1;
+    if ((m->weights = weights_load(dir, &m->config, home_of(m))) == NULL) return -1;
     m->source = xstrdup(dir);
     return 0;
 }
 
-int model_open_shape(struct model *m, const char *shape, uint64_t seed)
+int model_open_shape(struct model *m, const char *shape, uint64_t seed, const char *device)
 {
     memset(m, 0, sizeof *m);
-    if (model_config_shape(&m->config, shape)) return -1;
-    if ((m->weights = weights_random(&m->config, seed)) == NULL) return -1;
-    m->ops = ops_cpu(NULL);
+    if (model_config_shape(&m->config, shape) || choose_ops(m, device)) return -1;
+    if ((m->weights = weights_random(&m->config, seed, home_of(m))) == NULL) return -1;
     m->source = xstrdup(shape);
     return 0;
 }
@@ -53,18 +89,14 @@ void model_close(struct model *m)
     memset(m, 0, sizeof *m);
 }
 
-double session_bytes(const struct model_config *c, int room)
-{
-    return 2.0 * sizeof(float) * c->L * c->G * padded_width(c->D) * (double)room;
-}
-
-struct session *session_open(const struct model *m, int room, int keep_queries, bool extrapolate)
+struct session *session_open(const struct model *m, const struct session_plan *plan)
 {
     const struct model_config *c = &m->config;
-    const size_t P = (size_t)padded_width(c->D), half = (size_t)c->D / 2;
-    const int limit = model_config_limit(c);
+    const struct ops *ops = m->ops;
+    const size_t row = (size_t)c->H * (size_t)padded_width(c->D);
+    const int limit = model_config_limit(c), room = plan->room;
 
-    if (room > limit && !extrapolate) {
+    if (room > limit && !plan->extrapolate) {
         fail("%s: a context of %d tokens: the model was trained for %d (--allow-extrapolation goes "
              "past)",
              m->source, room, limit);
@@ -79,44 +111,59 @@ struct session *session_open(const struct model *m, int room, int keep_queries, 
     }
     struct session *s = xcalloc(1, sizeof *s);
     s->m = m;
+    s->plan = *plan;
+    s->plan.type = m->weights->dtype;
     s->room = room;
-    s->rows_room = (room + 63) / 64 * 64;
     s->prompt = -1;
-    s->keep = keep_queries;
-    const size_t layer = (size_t)c->G * (size_t)s->rows_room * P;
-    s->cache = big_alloc(2 * (size_t)c->L * layer * sizeof(float), "keys and values");
-    s->cosine = big_alloc(2 * (size_t)s->room * half * sizeof(float), "rotations");
-    if (s->cache == NULL || s->cosine == NULL) {
-        session_close(s);
-        return NULL;
-    }
-    s->sine = s->cosine + (size_t)s->room * half;
+    s->keep = plan->keep_queries < room ? plan->keep_queries : room;
+    s->scratch.ops = s->rows.ops = s->stream.ops = s->seen.ops = s->logits.ops = s->outcomes.ops =
+        ops;
     s->kv = xcalloc((size_t)c->L, sizeof *s->kv);
-    for (int l = 0; l < c->L; l++) {
-        float *k = s->cache + 2 * (size_t)l * layer;
-        s->kv[l] = (struct kv_layer){.k = k, .v = k + layer, .room = s->rows_room};
+    if (ops->kv_open(s->kv, c, &s->plan)) {
+        free(s->kv);
+        s->kv = NULL;
+        goto failed;
     }
+    for (int l = 0; l < c->L && plan->place; l++) s->away = s->away || plan->place[l] != KV_HERE;
+    s->plan.place = NULL; /* the caller's */
+    s->rotations = ops->alloc((size_t)room * (size_t)c->D * sizeof(float), "rotations");
+    if (s->rotations == NULL) goto failed;
     if (s->keep > 0) {
-        const size_t each = (size_t)s->keep * (size_t)c->H * P;
-        s->queries = xcalloc((size_t)c->L * each, sizeof(float));
-        s->ordered = xcalloc(each, sizeof(float));
+        const size_t each = (size_t)s->keep * row * sizeof(float);
+        s->queries = ops->alloc((size_t)c->L * each, "kept queries");
+        s->ordered = s->queries ? ops->alloc(each, "kept queries") : NULL;
+        if (s->ordered == NULL) goto failed;
     }
     return s;
+
+failed:
+    session_close(s);
+    return NULL;
 }
 
 void session_close(struct session *s)
 {
     if (s == NULL) return;
-    free(s->cache);
-    free(s->cosine);
+    const struct ops *ops = s->m->ops;
+    session_forget_steps(s);
+    if (s->kv) ops->kv_close(s->kv, &s->m->config);
     free(s->kv);
-    free(s->queries);
-    free(s->ordered);
-    free(s->scratch.p);
-    free(s->rows.p);
-    free(s->seen.p);
-    free(s->logits.p);
+    ops->release(s->rotations);
+    ops->release(s->queries);
+    ops->release(s->ordered);
+    scratch_free(&s->scratch);
+    scratch_free(&s->rows);
+    scratch_free(&s->stream);
+    scratch_free(&s->seen);
+    scratch_free(&s->logits);
+    scratch_free(&s->outcomes);
     free(s);
+}
+
+void session_forget_steps(struct session *s)
+{
+    for (size_t i = 0; s->m->ops->graph_free && i < COUNT_OF(s->graph); i++)
+        s->m->ops->graph_free(&s->graph[i]);
 }
 
 /* Positions of the prompt turn at the frequencies of its length; under dynamic scaling each later
@@ -124,20 +171,33 @@ void session_close(struct session *s)
 static void fill_rotations(struct session *s, int prompt)
 {
     const struct model_config *c = &s->m->config;
-    const int half = c->D / 2;
-    float *freq = xmalloc((size_t)half * sizeof *freq), scale;
+    const size_t half = (size_t)c->D / 2, all = (size_t)s->room * half;
     const bool moving = c->rope.kind == ROPE_DYNAMIC;
+    float *cosine = xmalloc(2 * all * sizeof *cosine), *sine = cosine + all;
 
-    rope_frequencies(c, prompt, freq, &scale);
-    for (int p = 0; p < s->room; p++) {
-        if (moving && p >= prompt) rope_frequencies(c, p + 1, freq, &scale);
-        for (int d = 0; d < half; d++) {
-            const float angle = (float)p * freq[d];
-            s->cosine[(size_t)p * half + d] = cosf(angle) * scale;
-            s->sine[(size_t)p * half + d] = sinf(angle) * scale;
+#pragma omp parallel
+    {
+        float *freq = xmalloc(half * sizeof *freq), scale;
+        rope_frequencies(c, prompt, freq, &scale);
+#pragma omp for schedule(static)
+        for (int p = 0; p < s->room; p++) {
+            if (moving && p >= prompt) rope_frequencies(c, p + 1, freq, &scale);
+            for (size_t d = 0; d < half; d++) {
+                const float angle = (float)p * freq[d];
+                cosine[(size_t)p * half + d] = cosf(angle) * scale;
+                sine[(size_t)p * half + d] = sinf(angle) * scale;
+            }
         }
+        free(freq);
     }
-    free(freq);
+    s->m->ops->put(s->rotations, cosine, 2 * all * sizeof *cosine);
+    free(cosine);
+}
+
+static struct rope_table rotations(const struct session *s)
+{
+    const size_t half = (size_t)s->m->config.D / 2;
+    return (struct rope_table){s->rotations, s->rotations + (size_t)s->room * half};
 }
 
 void session_start(struct session *s, int prompt)
@@ -146,32 +206,26 @@ void session_start(struct session *s, int prompt)
         fill_rotations(s, prompt);
     s->prompt = prompt;
     s->length = s->kept_end = 0;
+    session_forget_steps(s);
 }
 
 void session_fill(struct session *s, int length, uint64_t seed)
 {
     const struct model_config *c = &s->m->config;
-    const size_t P = (size_t)padded_width(c->D), queries = (size_t)c->L * (size_t)s->keep;
+    const size_t P = (size_t)padded_width(c->D);
+    const size_t queries = (size_t)c->L * (size_t)s->keep * (size_t)c->H * P;
 
     session_start(s, length);
-#pragma omp parallel for schedule(static)
-    for (int i = 0; i < c->L * c->G;
-         i++) { /* a random source each: the same for any thread count */
-        const size_t start = (size_t)(i % c->G) * (size_t)s->rows_room * P;
-        float *k = s->kv[i / c->G].k + start, *v = s->kv[i / c->G].v + start;
+    s->m->ops->kv_fill(s->kv, c, length, seed);
+    if (queries > 0) {
+        float *q = xmalloc(queries * sizeof *q);
         struct rng r;
-        rng_seed(&r, seed + (uint64_t)i);
-        for (size_t j = 0; j < (size_t)length * P; j++) {
-            const uint64_t bits = rng_next(&r);
-            const bool padding = j % P >= (size_t)c->D;
-            k[j] = padding ? 0 : (float)(int32_t)(bits >> 32) * 0x1p-31f;
-            v[j] = padding ? 0 : (float)(int32_t)(uint32_t)bits * 0x1p-31f;
-        }
+        rng_seed(&r, ~seed);
+        for (size_t j = 0; j < queries; j++)
+            q[j] = j % P >= (size_t)c->D ? 0 : (float)(rng_unit(&r) * 2 - 1);
+        s->m->ops->put(s->queries, q, queries * sizeof *q);
+        free(q);
     }
-    struct rng r;
-    rng_seed(&r, ~seed);
-    for (size_t j = 0; j < queries * (size_t)c->H * P; j++)
-        s->queries[j] = j % P >= (size_t)c->D ? 0 : (float)(rng_unit(&r) * 2 - 1);
     s->length = s->kept_end = length;
 }
 
@@ -205,32 +259,50 @@ struct kv_layer *session_kv(struct session *s, int layer)
     return &s->kv[layer];
 }
 
+size_t session_span(const struct session *s)
+{
+    return ((size_t)s->room + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
+}
+
+const struct outcome *session_outcome(const struct session *s, int r)
+{
+    return &s->outcome[r];
+}
+
 static void keep_queries(struct session *s, int layer, const float *q, int n, int pos0)
 {
-    const size_t row = (size_t)s->m->config.H * (size_t)padded_width(s->m->config.D);
+    const struct model_config *c = &s->m->config;
+    const size_t row = (size_t)c->H * (size_t)padded_width(c->D);
     for (int r = n > s->keep ? n - s->keep : 0; r < n; r++)
-        memcpy(s->queries + ((size_t)layer * s->keep + (size_t)(pos0 + r) % s->keep) * row,
-               q + (size_t)r * row, row * sizeof *q);
+        s->m->ops->copy_queries(
+            s->queries +
+                ((size_t)layer * (size_t)s->keep + (size_t)(pos0 + r) % (size_t)s->keep) * row,
+            q, n, r, 1, c);
     s->kept_end = pos0 + n;
 }
 
 const float *session_queries(const struct session *s, int layer, int *n, int *end)
 {
-    const size_t row = (size_t)s->m->config.H * (size_t)padded_width(s->m->config.D);
+    const struct model_config *c = &s->m->config;
+    const size_t row = (size_t)c->H * (size_t)padded_width(c->D);
     *end = s->kept_end;
     *n = s->kept_end < s->keep ? s->kept_end : s->keep;
     for (int i = 0; i < *n; i++) {
         const size_t slot = (size_t)(*end - *n + i) % (size_t)s->keep;
-        memcpy(s->ordered + (size_t)i * row, s->queries + ((size_t)layer * s->keep + slot) * row,
-               row * sizeof(float));
+        /* of one row: as attn_in() leaves a decode step's */
+        s->m->ops->copy_queries(s->ordered + (size_t)i * row,
+                                s->queries + ((size_t)layer * (size_t)s->keep + slot) * row, 1, 0,
+                                1, c);
     }
     return s->ordered;
 }
 
-/* The longest row of logits the pass can leave. */
-static size_t widest(const struct layer_pass *p)
+/* Entries of a row of logits: on a device, where the counts of a view are not known here and a step
+ * is replayed, what the session has room for. */
+static size_t widest(const struct session *s, const struct layer_pass *p)
 {
     int most = 0;
+    if (s->m->ops->device) return session_span(s);
     for (int r = 0; r < p->n; r++) {
         const int length = view_length(&p->view, r, p->pos0 + r);
         most = length > most ? length : most;
@@ -238,6 +310,7 @@ static size_t widest(const struct layer_pass *p)
     return ((size_t)most + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
 }
 
+/* One layer over the n rows X of P; Q and ATTENTION are room for n rows. */
 static int one_layer(struct session *s, struct layer_pass *p, float *x, float *q, float *attention,
                      const struct hooks *method, const struct hooks *tap)
 {
@@ -246,41 +319,41 @@ static int one_layer(struct session *s, struct layer_pass *p, float *x, float *q
     const struct ops *ops = m->ops;
     const struct layer_weights *w = &m->weights->layer[p->layer];
     struct kv_layer *kv = &s->kv[p->layer];
-    const size_t n = (size_t)p->n, E = (size_t)c->E, H = (size_t)c->H;
-    float *before = NULL, *delta = NULL, *logits = NULL, *lse = NULL;
+    const size_t n = (size_t)p->n, E = (size_t)c->E, H = (size_t)c->H, G = (size_t)c->G;
 
-    ops->attn_in(q, kv, x, p->n, p->pos0, w, c, (struct rope_table){s->cosine, s->sine},
-                 &s->scratch);
+    ops->attn_in(q, kv, x, p->n, p->pos0, w, c, rotations(s), &s->scratch);
     if (p->prefill && s->keep > 0) keep_queries(s, p->layer, q, p->n, p->pos0);
 
     p->q = q;
     if (method && method->before) method->before(method->ctx, p);
     if (tap && tap->before) tap->before(tap->ctx, p);
 
-    p->span = p->want_logits ? widest(p) : 0;
-    const bool many = p->view.idx == NULL && p->n >= MANY_ROWS;
-    float *seen = scratch_get(&s->seen, n * H + n * H * p->span + (p->want_delta ? 2 * n * E : 0));
-    lse = seen;
-    if (p->want_logits) logits = lse + n * H;
-    if (p->want_delta) {
-        before = lse + n * H + n * H * p->span;
-        delta = before + n * E;
-        memcpy(before, x, n * E * sizeof *x);
-    }
-    if (many) {
-        ops->attend_all(attention, q, kv, p->n, p->pos0, c, lse, &s->scratch);
-        if (p->want_logits) ops->attn_logits(logits, p->span, q, kv, p->n, p->pos0, c);
+    struct attn_seen seen = {0};
+    float *before = NULL, *delta = NULL;
+    const bool wide = p->want_logits || p->want_scores;
+    p->span = seen.span = wide ? widest(s, p) : 0;
+    float *next = scratch_get(&s->seen, n * H + (p->want_logits ? n * H * p->span : 0) +
+                                            (p->want_scores ? n * G * p->span : 0) +
+                                            (p->want_delta ? 2 * n * E : 0));
+    /* the lists first: they stay aligned to whole vectors */
+    if (p->want_logits) seen.logits = next, next += n * H * p->span;
+    if (p->want_scores) seen.scores = next, next += n * G * p->span;
+    if (p->want_delta) before = next, delta = next + n * E, next += 2 * n * E;
+    seen.lse = next;
+    if (p->view.idx == NULL && p->n >= ops->many_rows) {
+        ops->attend_all(attention, q, kv, p->n, p->pos0, c, seen.lse, &s->scratch);
+        if (p->want_logits) ops->attn_logits(seen.logits, p->span, q, kv, p->n, p->pos0, c);
     } else {
-        ops->attend_rows(attention, q, kv, p->n, p->pos0, 1, p->view,
-                         (struct attn_seen){.logits = logits, .lse = lse, .span = p->span}, c,
-                         &s->scratch);
+        ops->attend_rows(attention, q, kv, p->n, p->pos0, 1, p->view, seen, c, &s->scratch);
     }
     if (p->columns)
-        ops->attn_columns(p->columns, p->columns_span, q, lse, kv, p->n, p->pos0, c, &s->scratch);
-    ops->attn_out(x, delta, attention, p->n, w, c, &s->scratch);
+        ops->attn_columns(p->columns, p->columns_span, q, seen.lse, kv, p->n, p->pos0, c,
+                          &s->scratch);
+    ops->attn_out(x, delta, before, attention, p->n, w, c, &s->scratch);
 
-    p->logits = logits;
-    p->lse = lse;
+    p->logits = seen.logits;
+    p->lse = seen.lse;
+    p->scores = seen.scores;
     p->x = before;
     p->delta = delta;
     if (method && method->after && method->after(method->ctx, p)) return -1;
@@ -290,17 +363,62 @@ static int one_layer(struct session *s, struct layer_pass *p, float *x, float *q
     return 0;
 }
 
-static int check_finite(const struct session *s, const float *logits, int rows, int pos0)
+static int check_tokens(const struct session *s, const int *ids, int n)
 {
-    const int V = s->m->config.V;
-    for (int r = 0; r < rows; r++) {
-        float sum = 0; /* 0 * x is NaN for infinities and NaN: one test a row */
-        for (int v = 0; v < V; v++) sum += 0.0f * logits[(size_t)r * V + v];
-        if (sum != 0)
+    const struct model_config *c = &s->m->config;
+    for (int i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= c->V)
+            return fail("%s: token %d is %d: expected an id below the vocabulary's %d",
+                        s->m->source, s->length + i, ids[i], c->V);
+    const int steps = s->length + n - s->prompt;
+    if (s->away && s->length > 0 &&
+        (s->length < s->prompt || (s->plan.steps > 0 && steps > s->plan.steps)))
+        return fail("%s: token %d: this session holds a prompt of %d and up to %d decoded tokens",
+                    s->m->source, s->length, s->prompt, s->plan.steps);
+    if (n < 1 || n > s->room - s->length)
+        return fail("%s: %d tokens after %d: there is room for %d", s->m->source, n, s->length,
+                    s->room);
+    return 0;
+}
+
+/* Logits of the last ROWS rows of X [n, E], and what is to be known of them. */
+static void predict(struct session *s, const float *x, int n, int rows, const float **logits)
+{
+    const struct model_config *c = &s->m->config;
+    const struct ops *ops = s->m->ops;
+    float *out = scratch_get(&s->logits, (size_t)rows * (size_t)c->V);
+    struct outcome *seen =
+        (struct outcome *)scratch_get(&s->outcomes, (size_t)rows * sizeof *seen / sizeof(float));
+    ops->head(out, x + (size_t)(n - rows) * (size_t)c->E, rows, s->m->weights, c, &s->scratch);
+    ops->outcomes(seen, out, rows, c->V, &s->scratch);
+    *logits = out;
+    s->outcome = seen;
+    if (ops->results) ops->results(out, seen, rows, c->V, logits, &s->outcome);
+}
+
+/* The recorded step for KEY, or the one to give up for it. A recording holds the addresses of
+ * working memory, so it ends where any of that has moved. */
+static struct step_graph *find_step(struct session *s, const void *const *key)
+{
+    const void *const now[] = {s->scratch.p, s->rows.p, s->seen.p, s->logits.p, s->outcomes.p};
+    const uint64_t memory = hash_bytes(HASH_START, now, sizeof now);
+    if (memory != s->step_memory) session_forget_steps(s);
+    s->step_memory = memory;
+    for (size_t i = 0; i < COUNT_OF(s->graph); i++)
+        if (memcmp(s->graph[i].key, key, sizeof s->graph[i].key) == 0) return &s->graph[i];
+    s->next_graph = (s->next_graph + 1) % (int)COUNT_OF(s->graph);
+    s->m->ops->graph_free(&s->graph[s->next_graph]);
+    memcpy(s->graph[s->next_graph].key, key, sizeof s->graph[0].key);
+    return &s->graph[s->next_graph];
+}
+
+static int check_finite(const struct session *s, int rows, int pos0)
+{
+    for (int r = 0; r < rows; r++)
+        if (!isfinite(s->outcome[r].lse))
             return fail("%s: the logits after token %d are not finite: the weights are damaged or "
                         "overflow",
                         s->m->source, pos0 + r);
-    }
     return 0;
 }
 
@@ -308,42 +426,82 @@ int forward(struct session *s, const int *ids, int n, bool is_prefill, const str
             const struct hooks *tap, enum want_logits want, const float **logits)
 {
     const struct model_config *c = &s->m->config;
+    const struct ops *ops = s->m->ops;
     const size_t N = (size_t)n, E = (size_t)c->E, H = (size_t)c->H;
     const size_t P = (size_t)padded_width(c->D), D = (size_t)c->D;
+    const int pos = s->length, rows = want == LOGITS_ALL ? n : want == LOGITS_LAST ? 1 : 0;
+    const bool step = n == 1 && !is_prefill;
+    const void *const key[3] = {method, tap, (const void *)(intptr_t)(rows + 1)};
+    int rc = 0;
 
-    for (int i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= c->V)
-            return fail("%s: token %d is %d: expected an id below the vocabulary's %d",
-                        s->m->source, s->length + i, ids[i], c->V);
-    if (n < 1 || n > s->room - s->length)
-        return fail("%s: %d tokens after %d: there is room for %d", s->m->source, n, s->length,
-                    s->room);
-
-    float *x = scratch_get(&s->rows, N * (E + H * P + H * D));
-    float *q = x + N * E, *attention = q + N * H * P;
-    s->m->ops->embed(x, &s->m->weights->embed, ids, n);
-    for (int l = 0; l < c->L; l++) {
-        struct layer_pass p = {
-            .session = s, .layer = l, .n = n, .pos0 = s->length, .prefill = is_prefill};
-        if (one_layer(s, &p, x, q, attention, method, tap)) return -1;
+    if (check_tokens(s, ids, n)) return -1;
+    if (ops->device && n > 1 && (s->away || (!is_prefill && method && method->before)))
+        return fail("%s: %d tokens in one pass of a decode: a device takes one", s->m->source, n);
+    if (ops->pass_begin) ops->pass_begin(ids, n, pos, step);
+    struct step_graph *graph = step && ops->replay ? find_step(s, key) : NULL;
+    if (graph == NULL || !ops->replay(graph)) {
+        float *x = scratch_get(&s->rows, N * (E + H * P + H * D));
+        float *q = x + N * E, *attention = q + N * H * P;
+        ops->embed(x, &s->m->weights->embed, ids, n);
+        for (int l = 0; l < c->L && rc == 0; l++) {
+            struct layer_pass p = {
+                .session = s, .layer = l, .n = n, .pos0 = pos, .prefill = is_prefill};
+            rc = one_layer(s, &p, x, q, attention, method, tap);
+        }
+        if (rc == 0 && rows > 0) predict(s, x, n, rows, &s->host_logits);
+        if (graph) ops->recorded(graph, rc != 0);
     }
+    if (rc == 0 && step && tap && tap->stepped) rc = tap->stepped(tap->ctx, s, pos);
+    if (ops->pass_end && ops->pass_end()) rc = -1;
+    if (rc) return -1;
     s->length += n;
-
-    if (want == LOGITS_NONE) return 0;
-    const int rows = want == LOGITS_ALL ? n : 1;
-    float *out = scratch_get(&s->logits, (size_t)rows * (size_t)c->V);
-    s->m->ops->head(out, x + (N - (size_t)rows) * E, rows, s->m->weights, c, &s->scratch);
-    *logits = out;
-    return check_finite(s, out, rows, s->length - rows);
+    if (rows == 0) return 0;
+    *logits = s->host_logits;
+    return check_finite(s, rows, s->length - rows);
 }
 
 int prefill(struct session *s, const int *ids, int n, const struct hooks *tap, const float **logits)
 {
+    const struct model_config *c = &s->m->config;
+    const struct ops *ops = s->m->ops;
+    const size_t E = (size_t)c->E, chunk = (size_t)ops->prefill_rows;
+    const size_t most = (size_t)n < chunk ? (size_t)n : chunk;
+    const size_t P = (size_t)padded_width(c->D), D = (size_t)c->D;
+
     session_start(s, n);
-    for (int i = 0; i < n; i += PREFILL_CHUNK) {
-        const int rows = n - i < PREFILL_CHUNK ? n - i : PREFILL_CHUNK;
-        const enum want_logits want = i + rows == n && logits ? LOGITS_LAST : LOGITS_NONE;
-        if (forward(s, ids + i, rows, true, NULL, tap, want, logits)) return -1;
+    if (check_tokens(s, ids, n)) return -1;
+    /* a layer at a time: only the layer at work needs its keys and values here */
+    float *x = scratch_get(&s->stream, (size_t)n * E);
+    float *q = scratch_get(&s->rows, most * (size_t)c->H * (P + D));
+    float *attention = q + most * (size_t)c->H * P;
+    for (size_t i = 0; i < (size_t)n; i += most) {
+        const int rows = (size_t)n - i < most ? (int)((size_t)n - i) : (int)most;
+        if (ops->pass_begin) ops->pass_begin(ids + i, rows, (int)i, false);
+        ops->embed(x + i * E, &s->m->weights->embed, ids + i, rows);
     }
-    return 0;
+    int rc = 0;
+    for (int l = 0; l < c->L && rc == 0; l++) {
+        if (ops->kv_prefill) ops->kv_prefill(&s->kv[l], n, c, false);
+        for (size_t i = 0; i < (size_t)n && rc == 0; i += most) {
+            const int rows = (size_t)n - i < most ? (int)((size_t)n - i) : (int)most;
+            struct layer_pass p = {
+                .session = s, .layer = l, .n = rows, .pos0 = (int)i, .prefill = true};
+            if (ops->pass_begin) ops->pass_begin(NULL, rows, (int)i, false);
+            rc = one_layer(s, &p, x + i * E, q, attention, NULL, tap);
+        }
+        if (ops->kv_prefill) ops->kv_prefill(&s->kv[l], n, c, true);
+    }
+    if (rc == 0 && logits) predict(s, x, n, 1, &s->host_logits);
+    if (ops->pass_end && ops->pass_end()) rc = -1;
+    if (ops->device) { /* room for the sessions beside it */
+        scratch_free(&s->stream);
+        scratch_free(&s->rows);
+        scratch_free(&s->scratch);
+        scratch_free(&s->seen);
+    }
+    if (rc) return -1;
+    s->length = n;
+    if (logits == NULL) return 0;
+    *logits = s->host_logits;
+    return check_finite(s, 1, n - 1);
 }

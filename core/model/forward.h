@@ -19,21 +19,25 @@ struct model {
 };
 
 /* Opens the checkpoint in DIR (OVERRIDES: see model_config_load()), or random weights of the named
- * SHAPE. 0, or -1 after fail(): M is then empty. */
-int model_open(struct model *m, const char *dir, const cJSON *overrides);
-int model_open_shape(struct model *m, const char *shape, uint64_t seed);
+ * SHAPE, on DEVICE: "cpu", "cuda:N", "cuda" (the first), or NULL: the first CUDA device when there
+ * is one that takes the model, else the CPU. 0, or -1 after fail(): M is then empty. */
+int model_open(struct model *m, const char *dir, const cJSON *overrides, const char *device);
+int model_open_shape(struct model *m, const char *shape, uint64_t seed, const char *device);
 void model_close(struct model *m);
 
 struct session;
 
-/* Room for ROOM tokens; the queries of the last KEEP_QUERIES prefilled tokens are kept at every
- * layer, for selectors that look back at them. Longer than the model's limit is refused unless
- * EXTRAPOLATE. NULL after fail(). */
-struct session *session_open(const struct model *m, int room, int keep_queries, bool extrapolate);
+/* What PLAN asks for. Longer than the model's limit is refused unless it says so, and so is what
+ * the device or the host has no memory for, with the largest context that would fit. NULL after
+ * fail(). */
+struct session *session_open(const struct model *m, const struct session_plan *plan);
 void session_close(struct session *s); /* NULL is allowed */
 
 /* Forgets everything; the next prefill is of PROMPT tokens (dynamic RoPE depends on it). */
 void session_start(struct session *s, int prompt);
+
+/* Forgets how the last step was recorded: method_begin() does, when what hooks look at changes. */
+void session_forget_steps(struct session *s);
 
 /* Forgets the tokens from LENGTH on. */
 void session_rewind(struct session *s, int length);
@@ -47,8 +51,11 @@ struct kv_layer *session_kv(struct session *s, int layer);
  * without running the model: for latency, which does not depend on their values. */
 void session_fill(struct session *s, int length, uint64_t seed);
 
-/* Bytes of a session's keys and values. */
-double session_bytes(const struct model_config *c, int room);
+/* Entries that a row of attention logits needs for any position of the session. */
+size_t session_span(const struct session *s);
+
+/* What the last pass with logits knew of row R of them. */
+const struct outcome *session_outcome(const struct session *s, int r);
 
 /* The kept queries at LAYER: [*n, H, P], of the *n prefilled tokens that end before *END. */
 const float *session_queries(const struct session *s, int layer, int *n, int *end);
@@ -62,14 +69,16 @@ struct layer_pass {
     /* Set in before(): */
     struct attn_view view; /* zero: everything. Only one hook of a run sets it: the method's */
     bool want_logits;      /* logits and lse are wanted in after() */
+    bool want_scores;      /* scores are (CUDA only) */
     bool want_delta;       /* x and delta are wanted in after() */
     float *columns; /* [H, columns_span], or NULL: attention weights are added up by column */
     size_t columns_span;
 
-    /* Valid in after(): */
+    /* Valid in after(), in the backend's memory; on CUDA of the step being recorded: */
     const float *q;      /* [n, H, P] after RoPE */
     const float *logits; /* [n, H, span], as in struct attn_seen */
     const float *lse;    /* [n, H] */
+    const float *scores; /* [n, G, span] */
     size_t span;
     const float *x;     /* [n, E] the layer's input */
     const float *delta; /* [n, E] what attention added to it */
@@ -79,18 +88,23 @@ struct hooks {
     void *ctx;
     void (*before)(void *ctx, struct layer_pass *p);     /* or NULL */
     int (*after)(void *ctx, const struct layer_pass *p); /* or NULL; 0, or -1 after fail() */
+    /* Called once for each pass of one decoded token, replayed or not, after its last op was given
+     * to the backend and before it is waited for; or NULL. 0, or -1 after fail(). */
+    int (*stepped)(void *ctx, struct session *s, int pos);
 };
 
 enum want_logits { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL };
 
 /* Appends N tokens, all in one pass, under the hooks METHOD then TAP (each may be NULL). *LOGITS,
- * unless WANT is LOGITS_NONE, is [1, V] or [n, V], the session's, valid until its next use.
+ * unless WANT is LOGITS_NONE, is [1, V] or [n, V] in host memory, the session's, valid until its
+ * next use. On CUDA a pass of one token that is no prefill calls before() and after() of its hooks
+ * the first two times only: then it is replayed as it was recorded.
  * 0, or -1 after fail(): an id outside the vocabulary, no room, a logit that is not finite. */
 int forward(struct session *s, const int *ids, int n, bool prefill, const struct hooks *method,
             const struct hooks *tap, enum want_logits want, const float **logits);
 
-/* session_start() and the dense prefill of N tokens in chunks; *LOGITS [V] follows the last of
- * them. 0, or -1 after fail(). */
+/* session_start() and the dense prefill of N tokens, a layer at a time, in chunks; *LOGITS [V]
+ * follows the last of them. 0, or -1 after fail(). */
 int prefill(struct session *s, const int *ids, int n, const struct hooks *tap,
             const float **logits);
 

@@ -17,6 +17,8 @@ struct weights_owner {
     uint16_t *random; /* every matrix of a random model */
     void **copy;      /* [n_copies] matrices that lie unaligned in their file */
     int n_copies;
+    const struct weights_home *home; /* where everything has moved to, or NULL */
+    void *moved;
 };
 
 /* One tensor that the model calls for, and where it goes: a matrix, or a vector when M is NULL. */
@@ -425,6 +427,94 @@ static int place_all(struct weights *w, const struct model_config *c, const stru
     return 0;
 }
 
+/* ---- moving to a home */
+
+/* Puts the matrix of slot S to TO as TYPE, a piece at a time where it has to be rounded. */
+static void move_matrix(const struct weights_home *home, void *to, enum dtype type,
+                        const struct slot *s)
+{
+    enum { PIECE = 1 << 20 };
+    const struct matrix *m = s->m;
+    const size_t n = (size_t)m->rows * (size_t)m->cols;
+    if (m->type == type) {
+        home->put(to, m->data, 2 * n);
+        return;
+    }
+    uint16_t *piece = xmalloc(PIECE * sizeof *piece);
+    for (size_t at = 0; at < n; at += PIECE) {
+        const size_t count = n - at < PIECE ? n - at : PIECE;
+#pragma omp parallel for schedule(static)
+        for (size_t i = 0; i < count; i++) {
+            const char *from = (const char *)m->data + (at + i) * dtype_size(m->type);
+            uint16_t half;
+            float f;
+            if (m->type == DTYPE_F32) {
+                memcpy(&f, from, sizeof f);
+            } else {
+                memcpy(&half, from, sizeof half);
+                f = m->type == DTYPE_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+            }
+            piece[i] = type == DTYPE_F16 ? f32_to_f16(f) : f32_to_bf16(f);
+        }
+        home->put((uint16_t *)to + at, piece, count * sizeof *piece);
+    }
+    free(piece);
+}
+
+/* Where the N slots lie in one block: *BYTES in all, slot I at at[I]. Matrices of 16-bit values
+ * follow each other in the order of the table, so that q, k, v and gate, up are whole. */
+static size_t *lay_out(const struct slot *slots, int n, size_t *bytes)
+{
+    size_t *at = xcalloc((size_t)n, sizeof *at);
+    *bytes = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < n; i++) {
+            if ((slots[i].m != NULL) != (pass == 0)) continue;
+            at[i] = *bytes;
+            *bytes += slots[i].m ? 2 * (size_t)slots[i].rows * (size_t)slots[i].cols
+                                 : 4 * (size_t)slots[i].rows;
+        }
+    return at;
+}
+
+/* Moves what the SLOTS of W hold to HOME and closes the files. 0, or -1 after fail(). */
+static int move_all(struct weights *w, const struct slot *slots, int n,
+                    const struct weights_home *home)
+{
+    struct weights_owner *o = w->owner;
+    const enum dtype type = w->layer[0].q.type == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16;
+    bool rounded = false;
+    size_t bytes, *at = lay_out(slots, n, &bytes);
+
+    o->home = home;
+    if ((o->moved = home->alloc(bytes, "weights")) == NULL) {
+        free(at);
+        return -1;
+    }
+    w->bytes = 0;
+    for (int i = 0; i < n; i++) {
+        const struct slot *s = &slots[i];
+        void *to = (char *)o->moved + at[i];
+        if (s->m) {
+            rounded = rounded || s->m->type != type;
+            move_matrix(home, to, type, s);
+            *s->m = (struct matrix){to, type, s->rows, s->cols};
+            w->bytes += 2.0 * s->rows * s->cols;
+        } else {
+            home->put(to, *s->v, 4 * (size_t)s->rows);
+            *s->v = to;
+        }
+    }
+    if (rounded) note("weights stored in another type are rounded to %s", dtype_name(type));
+    for (int i = 0; i < o->n_shards; i++) safetensors_close(o->shard[i]);
+    for (int i = 0; i < o->n_copies; i++) free(o->copy[i]);
+    free(o->vectors);
+    o->n_shards = o->n_copies = 0;
+    o->vectors = NULL;
+    free(at);
+    return 0;
+}
+
 static struct weights *new_weights(const struct model_config *c)
 {
     struct weights *w = xcalloc(1, sizeof *w);
@@ -433,7 +523,8 @@ static struct weights *new_weights(const struct model_config *c)
     return w;
 }
 
-struct weights *weights_load(const char *dir, const struct model_config *c)
+struct weights *weights_load(const char *dir, const struct model_config *c,
+                             const struct weights_home *home)
 {
     struct weights *w = new_weights(c);
     char *single = path_join(dir, "model.safetensors");
@@ -451,6 +542,7 @@ struct weights *weights_load(const char *dir, const struct model_config *c)
         if (match(&slots[i], table, n_entries, map ? index : single)) goto done;
     if (check_unused(c, table, n_entries)) goto done;
     if (place_all(w, c, slots, n_slots)) goto done;
+    if (home && move_all(w, slots, n_slots, home)) goto done;
     if (c->tied) w->head = w->embed;
     w->dtype = w->layer[0].q.type;
     rc = 0;
@@ -506,7 +598,42 @@ static void fill_matrix(uint16_t *out, size_t n, uint64_t key, int fan)
     }
 }
 
-struct weights *weights_random(const struct model_config *c, uint64_t seed)
+/* Random weights made where they stay. 0, or -1 after fail(). */
+static int make_at_home(struct weights *w, const struct slot *slots, int n, uint64_t seed,
+                        const struct weights_home *home)
+{
+    size_t bytes, *at = lay_out(slots, n, &bytes);
+    w->owner->home = home;
+    if ((w->owner->moved = home->alloc(bytes, "random weights")) == NULL) {
+        free(at);
+        return -1;
+    }
+    for (int i = 0; i < n; i++) {
+        const struct slot *s = &slots[i];
+        void *to = (char *)w->owner->moved + at[i];
+        if (s->m) {
+            const size_t values = (size_t)s->rows * (size_t)s->cols;
+            /* a uniform value of [-a, a) has the variance a^2/3 */
+            const int fan = s->m == &w->embed ? 1 : s->cols;
+            home->fill(to, values, mix(seed + (uint64_t)i), sqrtf(3.0f / (float)fan));
+            *s->m = (struct matrix){to, DTYPE_BF16, s->rows, s->cols};
+            w->bytes += 2.0 * (double)values;
+        } else {
+            const size_t length = strlen(s->name);
+            const float value = strcmp(s->name + length - 6, "weight") == 0; /* norms 1, biases 0 */
+            float *vector = xmalloc((size_t)s->rows * sizeof *vector);
+            for (int k = 0; k < s->rows; k++) vector[k] = value;
+            home->put(to, vector, (size_t)s->rows * sizeof *vector);
+            *s->v = to;
+            free(vector);
+        }
+    }
+    free(at);
+    return 0;
+}
+
+struct weights *weights_random(const struct model_config *c, uint64_t seed,
+                               const struct weights_home *home)
 {
     struct weights *w = new_weights(c);
     struct slot *slots;
@@ -516,6 +643,10 @@ struct weights *weights_random(const struct model_config *c, uint64_t seed)
     uint16_t *at;
 
     slots = list_slots(w, c, &n);
+    if (home) {
+        if (make_at_home(w, slots, n, seed, home)) goto done;
+        goto made;
+    }
     for (int i = 0; i < n; i++) {
         if (slots[i].v)
             floats += (size_t)slots[i].rows;
@@ -550,6 +681,8 @@ struct weights *weights_random(const struct model_config *c, uint64_t seed)
             next += s->rows;
         }
     }
+
+made:
     if (c->tied) w->head = w->embed;
     w->dtype = DTYPE_BF16;
     w->random = true;
@@ -575,6 +708,7 @@ void weights_free(struct weights *w)
     free(o->copy);
     free(o->vectors);
     free(o->random);
+    if (o->home) o->home->release(o->moved);
     free(o);
     free(w->layer);
     free(w);

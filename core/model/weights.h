@@ -34,18 +34,33 @@ struct weights {
     struct weights_owner *owner; /* mappings and converted vectors; private */
 };
 
+/* Memory that weights move to, such as a device's: all matrices in its 16-bit type, q, k and v of a
+ * layer and its gate and up one after the other, and all vectors. */
+struct weights_home {
+    void *(*alloc)(size_t bytes, const char *what); /* NULL after fail() */
+    void (*release)(void *p);
+    void (*put)(void *to, const void *from, size_t bytes);
+    /* N bf16 values uniform in [-limit, limit), from SEED and their index */
+    void (*fill)(void *to, size_t n, uint64_t seed, float limit);
+};
+
 /* Maps DIR's model.safetensors, or the shards of model.safetensors.index.json, and checks every
  * tensor the config calls for: present once, expected shape, F32, F16 or BF16, inside its file, not
  * overlapping another. Vectors (norms, biases) are widened to float32. Tensors the model does not
  * need (rotary inv_freq buffers) are ignored; a tensor of an unknown name is refused, since it
- * would change the arithmetic. NULL after fail(). */
-struct weights *weights_load(const char *dir, const struct model_config *c);
+ * would change the arithmetic. With HOME (or NULL) they move there, a tensor at a time, and the
+ * files are closed: bf16 and f16 as they are, f32 rounded to bf16, which a line says. NULL after
+ * fail(). */
+struct weights *weights_load(const char *dir, const struct model_config *c,
+                             const struct weights_home *home);
 
 /* Random weights of shape C in bf16, for latency: uniform and seeded, the same for any number of
  * threads, every tensor with memory of its own. The embedding has variance 1 and a linear layer's
  * weights 1/inputs, so that activations stay near 1; norms are 1, biases 0. NULL after fail(): the
- * machine has too little memory, which is checked before anything is written. */
-struct weights *weights_random(const struct model_config *c, uint64_t seed);
+ * machine has too little memory, which is checked before anything is written. A HOME makes its own
+ * values. */
+struct weights *weights_random(const struct model_config *c, uint64_t seed,
+                               const struct weights_home *home);
 
 void weights_free(struct weights *w); /* NULL is allowed */
 

@@ -21,17 +21,6 @@
 
 static const struct simd *cpu; /* the instruction set in use */
 
-float *scratch_get(struct scratch *s, size_t floats)
-{
-    if (floats > s->size) {
-        free(s->p);
-        s->size = floats + floats / 4;
-        s->p = big_alloc(s->size * sizeof *s->p, "working memory");
-        if (s->p == NULL) exit(1); /* as xmalloc(): nothing can go on without it */
-    }
-    return s->p;
-}
-
 /* ---- linear layers */
 
 struct linear {
@@ -187,10 +176,11 @@ static void attn_in(float *q, struct kv_layer *kv, const float *x, int n, int po
     }
 }
 
-static void attn_out(float *x, float *delta, const float *attention, int n,
+static void attn_out(float *x, float *delta, float *before, const float *attention, int n,
                      const struct layer_weights *w, const struct model_config *c, struct scratch *s)
 {
     float *wide = scratch_get(s, wide_size(&w->o, n) + 1);
+    if (before) memcpy(before, x, (size_t)n * (size_t)c->E * sizeof *x);
     if (delta == NULL) {
         linears(&(struct linear){&w->o, w->o_bias, x}, 1, attention, n, true, wide);
         return;
@@ -509,6 +499,7 @@ static void top_k(int *idx, const float *score, int T, int k)
 
 static const struct ops cpu_ops = {
     .name = "cpu",
+    HOST_OPS,
     .embed = embed,
     .attn_in = attn_in,
     .attend_all = attend_all,

@@ -1,13 +1,20 @@
-/* ops.h - the backend seam: what forward.c asks of the machine it runs on.
+/* ops.h - the backend seam: what forward.c and the methods ask of the machine they run on.
  *
  * One table of ops per backend. An op is as coarse as the fastest backend needs it. The plain
- * definition of each is in reference.c, in loops that are meant to be read; every fast variant is
- * tested against it (tests/test_ops.c) at the tolerance docs/numbers.md derives. Results do not
- * depend on the number of threads: tiles and split points are fixed.
+ * definition of each is in reference.c and select.c, in loops that are meant to be read; every fast
+ * variant is tested against it (tests/test_ops.c, tests/test_cuda_*.c) at the tolerance
+ * docs/numbers.md derives. Results do not depend on the number of threads: tiles and split points
+ * are fixed.
  *
  * Dimension letters: n rows (tokens of one call), E hidden width, H query heads, G kv heads,
  * D head width, P = D rounded up to ROW_ALIGN (the padding is zero), F feed-forward width,
- * V vocabulary, T positions. Activations, keys and values are float32, row-major.
+ * V vocabulary, T positions. Activations are float32, row-major.
+ *
+ * Pointers to activations, weights, scores and selections are memory of the backend: only ops may
+ * follow them, and put() and get() cross over. On CUDA ops only enqueue work. A decode step of one
+ * token is recorded once as a graph and replayed for the tokens after it, so nothing that an op is
+ * given there may depend on the position, which the backend keeps itself; after a fault an op does
+ * nothing, and the end of the pass reports it.
  */
 #ifndef CORE_OPS_OPS_H
 #define CORE_OPS_OPS_H
@@ -24,10 +31,31 @@ static inline int padded_width(int D)
     return (D + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
 }
 
-/* Keys and values of one layer: [G, room, P] each. */
+/* Keys and values of one layer. On the CPU [G, room, P] float32 each; CUDA keeps 16-bit ones behind
+ * a description of its own. */
 struct kv_layer {
     float *k, *v;
     int room; /* positions there is memory for */
+    struct cuda_kv *cuda;
+};
+
+/* Where the keys and values of a layer's prefill live. The CPU has one place only. */
+enum kv_place {
+    KV_HERE,
+    KV_ROWS,  /* host memory; the rows a step selects are gathered */
+    KV_WHOLE, /* host memory; all of them are fetched at each step */
+};
+
+/* What a session needs room for. */
+struct session_plan {
+    int room;         /* tokens */
+    int steps;        /* of them decoded, at most; 0: unknown, so that room for all is kept */
+    int keep_queries; /* queries of the last prefilled tokens that are kept at every layer */
+    bool extrapolate; /* past the length the model was trained for */
+    const enum kv_place *place; /* [L], or NULL: all here */
+    int packed;                 /* rows of a set that a step gathers, at most */
+    int sets;
+    enum dtype type; /* of keys and values on a device: the weights'; set by session_open() */
 };
 
 /* Rotation of each position: cos and sin, [room, D / 2], already times the RoPE kind's factor. */
@@ -60,9 +88,10 @@ static inline int view_length(const struct attn_view *v, int r, int pos)
  *   logits [n, H, span]  scaled q.k; entry i of a row is position i, or with a list the i-th of it,
  *                        then the tail; entries past the row's last are left as they were
  *   lse    [n, H]        log of the sum of exp(logits): exp(logit - lse) is the attention weight
+ *   scores [n, G, span]  the maximum of the logits over a kv head's query heads; CUDA only
  */
 struct attn_seen {
-    float *logits, *lse;
+    float *logits, *lse, *scores;
     size_t span;
 };
 
@@ -72,14 +101,165 @@ enum score_pool {
     SCORE_MAX_WEIGHT, /* max over heads of the softmax over the candidates: the other selectors */
 };
 
-/* Scratch memory that grows to what its users ask for; one per session. */
+/* How the query at a filter layer scores the candidates (docs/methods.md). */
+enum selector { SELECT_LAST, SELECT_SOFTMAX, SELECT_UNIFORM, SELECT_EXP };
+
+/* Everything a selection depends on but the scores; docs/methods.md defines it. */
+struct select_rule {
+    enum selector selector;
+    int n_prefill;
+    int sets;   /* 1, G or H: who shares a selection */
+    int budget; /* tokens of a set */
+    int sinks, recent;
+    int window;  /* queries that uniform and exp look at */
+    int refresh; /* select at every N-th step */
+    bool candidates_all;
+    int room;   /* tokens of the session */
+    int stride; /* entries of a set, at least what a selection may hold */
+};
+
+/* What one filter layer has selected. idx, count and tail are backend memory, laid out as struct
+ * attn_view wants them; row 0 of a pass starts from what the last pass left. */
+struct selection {
+    const struct ops *ops; /* whose it is */
+    struct select_rule rule;
+    int rows;          /* there is room for */
+    int *idx;          /* [rows, sets, stride] ascending */
+    int *count, *tail; /* [rows] */
+    float *past; /* uniform, exp: [window, sets, reach] pooled weights of the last queries, slot =
+                  * position % window */
+    size_t reach;
+    int last_count, last_tail, *last; /* CPU: the row before this pass, [sets, stride] */
+    float *score;                     /* CPU: [sets, score_room] of one row; CUDA: [sets, span] */
+    int score_room;
+};
+
+/* What is to be known of a row of logits without reading it: the largest, its index (ties to the
+ * lower), the log of the sum of exponentials; that is not finite when any logit is not. */
+struct outcome {
+    int argmax;
+    float top, lse;
+};
+
+/* Scratch memory that grows to what its users ask for; one per use and session. OPS NULL: of the
+ * host. */
 struct scratch {
     float *p;
     size_t size; /* floats */
+    const struct ops *ops;
 };
+
+/* A decode step recorded for replay. */
+struct step_graph {
+    const void *key[3]; /* for which hooks; forward.c's */
+    void *exec;
+    unsigned generation; /* of the backend's memory that it uses */
+    bool warm;           /* the step has run once as it is: everything it needs is in place */
+};
+
+/* What the machine moves bytes at, at best: what steps and kernels are held against. */
+enum ceiling {
+    CEILING_READ,      /* a plain read of memory far larger than the caches */
+    CEILING_COPY,      /* a copy within it: bytes read plus bytes written */
+    CEILING_DOWN,      /* one large copy from pinned host memory to the device */
+    CEILING_UP,        /* and back */
+    CEILING_GATHER_2K, /* rows of 2 KiB at random places of pinned memory, read by a kernel */
+    CEILING_GATHER_4K,
+    CEILINGS
+};
+
+/* The time of a kernel of a decode step, alone and one after the other. */
+struct kernel_time {
+    char name[64];
+    int T;        /* positions; 0: they do not matter */
+    double us;    /* median */
+    double bytes; /* that it must move */
+    bool link;    /* over the link to the host; otherwise in device memory */
+};
+
+/* What a trace keeps of the steps of one sample on a device (docs/dump-format.md). */
+struct trace_plan {
+    int n_prefill, room; /* candidates; positions of a row at most */
+    bool mass, score;    /* rows over all positions */
+    bool halves;         /* as f16 (a NaN is 0x7e00), otherwise float32 */
+    int top;             /* positions of the compact form, at most n_prefill; 0: none */
+    int reuse;           /* the k of reuse errors, at most n_prefill; 0: none */
+    bool importance;
+    enum score_pool pool; /* of the score */
+};
+
+/* What one layer saw in a step of one row, for trace_layer(). */
+struct trace_layer {
+    int layer;
+    struct attn_view view;
+    struct attn_seen seen; /* scores: as well where the view is everything and pool is a logit's */
+    const float *q, *x, *delta; /* as in struct layer_pass */
+    const struct kv_layer *kv;
+    const struct layer_weights *weights;
+};
+
+/* A step in host memory: valid until its slot is sent to again. */
+struct trace_step {
+    int T;                             /* its position and one */
+    const void *mass, *score;          /* [L, pitch] */
+    size_t pitch;                      /* bytes from one layer's row to the next */
+    const int *top;                    /* [L, top] ascending */
+    const float *top_score, *top_mass; /* [L, top]; score NaN: the layer did not look there */
+    const float *after;      /* [L, TRACE_PARTS]: their sum is the weight behind the candidates */
+    const float *importance; /* [L] */
+    const float *reuse;      /* [L, L, 2], of [i, j] with i <= j */
+};
+enum {
+    TRACE_SLOTS = 3, /* steps on their way at once */
+    TRACE_PARTS = 32,
+};
+struct step_trace; /* the device's part of a trace */
 
 struct ops {
     const char *name;
+    bool device;      /* memory is not the host's */
+    int many_rows;    /* from so many rows a causal pass goes through attend_all() */
+    int known_rows;   /* known tokens that may go through a step together, at most */
+    int prefill_rows; /* rows of a pass of a prefill */
+
+    /* ---- memory */
+
+    /* BYTES, contents undefined; NULL after fail(), where WHAT names it. */
+    void *(*alloc)(size_t bytes, const char *what);
+    void (*release)(void *p);
+    void (*put)(void *to, const void *from, size_t bytes); /* TO is the backend's */
+    void (*get)(void *to, const void *from, size_t bytes); /* FROM is; waits */
+
+    /* Bytes of the device, and of pinned host memory, that a session of PLAN takes. */
+    void (*session_bytes)(const struct model_config *c, const struct session_plan *plan,
+                          double *device, double *host);
+    /* Memory for the layers' keys and values. 0, or -1 after fail(). */
+    int (*kv_open)(struct kv_layer *kv, const struct model_config *c,
+                   const struct session_plan *plan);
+    void (*kv_close)(struct kv_layer *kv, const struct model_config *c);
+    /* Starts and ends the prefill of a layer, whose keys and values may have to be moved to where
+     * they live: N tokens. */
+    void (*kv_prefill)(struct kv_layer *kv, int n, const struct model_config *c, bool end);
+    /* Makes all layers hold N tokens uniform in [-1, 1). */
+    void (*kv_fill)(struct kv_layer *kv, const struct model_config *c, int n, uint64_t seed);
+
+    /* ---- passes: CUDA only, NULL on a CPU */
+
+    /* A pass of n tokens at pos0 .. begins; STEP: one that replay() follows. */
+    void (*pass_begin)(const int *ids, int n, int pos0, bool step);
+    /* Runs the step of G again where it is recorded: true. Otherwise what follows up to recorded()
+     * is run as it is the first time and recorded the second. */
+    bool (*replay)(struct step_graph *g);
+    void (*recorded)(struct step_graph *g, bool failed);
+    void (*graph_free)(struct step_graph *g);
+    /* Copies N rows of logits [V] (unless NULL) and their outcomes to the host, in the stream's
+     * order; *OUT is the host's, valid until the next call. */
+    void (*results)(const float *logits, const struct outcome *outcome, int n, int V,
+                    const float **out, const struct outcome **seen);
+    /* Waits for the pass. 0, or -1 after fail(): what went wrong in any of its ops. */
+    int (*pass_end)(void);
+
+    /* ---- the model */
 
     /* x [n, E] = rows IDS of the embedding table. */
     void (*embed)(float *x, const struct matrix *table, const int *ids, int n);
@@ -112,9 +292,9 @@ struct ops {
                          const struct kv_layer *kv, int n, int pos0, const struct model_config *c,
                          struct scratch *s);
 
-    /* x [n, E] += attention [n, H, D] * o^T + bias. DELTA, unless NULL, is [n, E] out: what was
-     * added. */
-    void (*attn_out)(float *x, float *delta, const float *attention, int n,
+    /* x [n, E] += attention [n, H, D] * o^T + bias. DELTA and BEFORE, unless NULL, are [n, E] out:
+     * what was added, and x as it was. */
+    void (*attn_out)(float *x, float *delta, float *before, const float *attention, int n,
                      const struct layer_weights *w, const struct model_config *c,
                      struct scratch *s);
 
@@ -126,6 +306,33 @@ struct ops {
     void (*head)(float *logits, const float *x, int n, const struct weights *w,
                  const struct model_config *c, struct scratch *s);
 
+    /* OUT [n] of logits [n, V]. */
+    void (*outcomes)(struct outcome *out, const float *logits, int n, int V, struct scratch *s);
+
+    /* TO [.., H, P] float32 = rows FROM .. FROM + n - 1 of Q as attn_in() left it in a pass of
+     * ROWS. */
+    void (*copy_queries)(float *to, const float *q, int rows, int from, int n,
+                         const struct model_config *c);
+
+    /* ---- selection (select.c is the definition) */
+
+    /* Memory of one filter layer's selection under s->rule. 0, or -1 after fail(). */
+    int (*select_open)(struct selection *s, const struct model_config *c);
+    void (*select_close)(struct selection *s);
+    /* Adds the query at POS, with its LOGITS [H, span] over 0 .. POS, to the window. */
+    void (*select_remember)(struct selection *s, const float *logits, size_t span, int pos,
+                            int candidates, const struct model_config *c);
+    /* The selections of n rows at positions pos0 .., from the logits, or (CUDA, selector last) the
+     * scores that their attention left; as in struct attn_seen. */
+    void (*select)(struct selection *s, const float *logits, const float *scores, size_t span,
+                   int n, int pos0, const struct model_config *c);
+    /* CUDA with offload: brings the selected rows of a KV_ROWS layer here, ahead of its use; APART:
+     * K and V each for itself, at once. */
+    void (*fetch)(struct kv_layer *kv, const struct selection *s, const struct model_config *c,
+                  bool apart);
+
+    /* ---- scores (host callers: select.c and traces on a CPU) */
+
     /* score [sets, T] = logits [H, span] of one row pooled over the heads of each set. */
     void (*pool_scores)(float *score, const float *logits, size_t span, int T, int H, int sets,
                         enum score_pool pool);
@@ -136,6 +343,36 @@ struct ops {
 
     /* idx [k] = the k best of score [T], ties to the lower index, NaN lowest; ascending. k <= T. */
     void (*top_k)(int *idx, const float *score, int T, int k);
+
+    /* ---- traces: CUDA only, NULL on a CPU */
+
+    /* Memory for the steps of a sample under PLAN; *T, NULL before the first, is kept and grows.
+     * Steps recorded before must be forgotten. 0, or -1 after fail(). */
+    int (*trace_begin)(struct step_trace **t, const struct trace_plan *plan,
+                       const struct model_config *c);
+    void (*trace_close)(struct step_trace *t); /* NULL is allowed */
+    /* Adds what a layer saw to the step. */
+    void (*trace_layer)(struct step_trace *t, const struct trace_layer *a);
+    /* Starts bringing the step at POS, whose ops are all given to the backend, to SLOT in host
+     * memory.
+     */
+    void (*trace_send)(struct step_trace *t, int slot, int pos);
+    /* Waits until what SLOT was sent has arrived; any thread may call. NULL, or what went wrong. */
+    const char *(*trace_await)(struct step_trace *t, int slot, struct trace_step *out);
+
+    /* ---- measurements, for okv bench; they wait */
+
+    /* Bytes a second, best of several runs; 0 for what this backend has none of. 0, or -1 after
+     * fail(). */
+    int (*ceilings)(double rate[CEILINGS]);
+    /* CUDA only: the device's name. */
+    const char *(*machine)(void);
+    /* CUDA only: bytes of device memory. 0, or -1 after fail(): the device is gone. */
+    int (*memory)(double *free_bytes, double *total);
+    /* CUDA only: the kernels of a decode step with weights W at each of CONTEXTS [n] positions, K
+     * of them selected. ROWS [*count] are the caller's to free. 0, or -1 after fail(). */
+    int (*kernels)(const struct model_config *c, const struct weights *w, const int *contexts,
+                   int n, int k, struct kernel_time **rows, int *count);
 };
 
 /* The CPU backend: SIMD chosen at run time, the best this processor has; ISA "avx512", "avx2" or
@@ -145,7 +382,50 @@ const struct ops *ops_cpu(const char *isa);
 /* The definition: plain loops, no SIMD, no threads. */
 const struct ops *ops_reference(void);
 
-/* At least FLOATS of scratch, contents undefined. */
+/* At least FLOATS of scratch, contents undefined. Ends the program when there is no memory. */
 float *scratch_get(struct scratch *s, size_t floats);
+void scratch_free(struct scratch *s);
+
+/* The host's entries of the table, which the CPU and the reference share (host.c), and selections
+ * (select.c). */
+#define HOST_OPS                                                                                   \
+    .many_rows = 8, .known_rows = 256, .prefill_rows = 512, .alloc = host_alloc,                   \
+    .release = host_release, .put = host_copy, .get = host_copy, .session_bytes = host_bytes,      \
+    .kv_open = host_kv_open, .kv_close = host_kv_close, .kv_fill = host_kv_fill,                   \
+    .outcomes = host_outcomes, .copy_queries = host_copy_queries, .select_open = select_open,      \
+    .select_close = select_close, .select_remember = select_remember, .select = select_rows,       \
+    .ceilings = host_ceilings
+void *host_alloc(size_t bytes, const char *what);
+void host_release(void *p);
+void host_copy(void *to, const void *from, size_t bytes);
+void host_bytes(const struct model_config *c, const struct session_plan *plan, double *device,
+                double *host);
+int host_kv_open(struct kv_layer *kv, const struct model_config *c,
+                 const struct session_plan *plan);
+void host_kv_close(struct kv_layer *kv, const struct model_config *c);
+void host_kv_fill(struct kv_layer *kv, const struct model_config *c, int n, uint64_t seed);
+void host_outcomes(struct outcome *out, const float *logits, int n, int V, struct scratch *s);
+int host_ceilings(double rate[CEILINGS]);
+void host_copy_queries(float *to, const float *q, int rows, int from, int n,
+                       const struct model_config *c);
+
+int select_open(struct selection *s, const struct model_config *c);
+void select_close(struct selection *s);
+void select_remember(struct selection *s, const float *logits, size_t span, int pos, int candidates,
+                     const struct model_config *c);
+void select_rows(struct selection *s, const float *logits, const float *scores, size_t span, int n,
+                 int pos0, const struct model_config *c);
+
+/* The CUDA backend on device INDEX, there once in a program; NULL after fail(): no such device, an
+ * old driver, a build without CUDA. */
+const struct ops *ops_cuda(int index);
+int cuda_devices(void); /* of this machine that this build can use; never fails */
+
+/* What of C the CUDA kernels do not take, for a message, or NULL. The caller frees it. */
+char *cuda_refusal(const struct model_config *c);
+
+/* Where ops_cuda() wants the weights. */
+struct weights_home;
+const struct weights_home *cuda_weights_home(void);
 
 #endif

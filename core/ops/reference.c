@@ -187,11 +187,12 @@ static void attn_columns(float *sums, size_t span, const float *q, const float *
         }
 }
 
-static void attn_out(float *x, float *delta, const float *attention, int n,
+static void attn_out(float *x, float *delta, float *before, const float *attention, int n,
                      const struct layer_weights *w, const struct model_config *c, struct scratch *s)
 {
     (void)s;
     float *added = xmalloc((size_t)c->E * sizeof *added);
+    if (before) memcpy(before, x, (size_t)n * (size_t)c->E * sizeof *x);
     for (int r = 0; r < n; r++) {
         linear(added, &w->o, w->o_bias, attention + (size_t)r * c->H * c->D);
         for (int e = 0; e < c->E; e++) x[(size_t)r * c->E + e] += added[e];
@@ -292,6 +293,7 @@ static void top_k(int *idx, const float *score, int T, int k)
 
 static const struct ops reference_ops = {
     .name = "reference",
+    HOST_OPS,
     .embed = embed,
     .attn_in = attn_in,
     .attend_all = attend_all,
