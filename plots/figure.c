@@ -52,7 +52,14 @@ static const struct figure_kind {
      "its roofline dashed and the contexts that ran out of memory marked above.\n"
      "Columns: method context decode_ms decode_ms_low decode_ms_high roofline_ms status (okv "
      "bench);\n"
-     "status is ok or oom.\n" COMMON_OPTIONS},
+     "status is ok or oom. Where the table has link_ms, the roofline is the larger of the "
+     "two.\n" COMMON_OPTIONS},
+    {"budget", figure_budget, false, false, false,
+     "Usage: okv-plot budget TABLE... --out FILE [OPTIONS]\n"
+     "Decode time per token against the number of selected tokens, as okv-plot latency draws it; "
+     "a\n"
+     "method that selects none is a level curve. Several contexts are curves of their own.\n"
+     "Columns: those of okv-plot latency, and budget (okv bench --budgets).\n" COMMON_OPTIONS},
     {"accuracy", figure_accuracy, false, false, false,
      "Usage: okv-plot accuracy LABEL=TABLE... --out FILE [OPTIONS]\n"
      "Bars per task and method with binomial (Wilson) 95 % intervals.\n"

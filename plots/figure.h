@@ -32,7 +32,7 @@ struct figure {
     FILE *settings, *data;     /* what gnuplot_draw() takes */
 };
 
-/* The subcommands of the six figures; argv[0] names the figure. */
+/* The subcommands of the seven figures; argv[0] names the figure. */
 int figure_command(int argc, char **argv);
 
 /* Each turns the tables into settings and data. 0, or -1 after fail(). */
@@ -41,6 +41,7 @@ int figure_overlap(struct figure *f);
 int figure_hits(struct figure *f);
 int figure_missing(struct figure *f);
 int figure_latency(struct figure *f);
+int figure_budget(struct figure *f);
 int figure_accuracy(struct figure *f);
 
 /* A growing list of distinct names; names_add() returns the index of NAME. */

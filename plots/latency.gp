@@ -1,4 +1,5 @@
-# latency.gp - decode time against context length with rooflines, out-of-memory marks above.
+# latency.gp - decode time against context length, or selected tokens, with rooflines;
+# out-of-memory marks above.
 load "style.gpi"
 # dashes mean roofline here: measured curves are solid, and apart by colour and marker
 do for [s = 1:8] { set style line s dt solid }
@@ -28,7 +29,7 @@ set yrange [y_lo:top]
 set ytics ()
 do for [t = 1:y_count] { set ytics add (y_text[t] y_at[t]) }
 if (rows > 0) { set arrow 1 from graph 0, first y_hi to graph 1, first y_hi nohead lw 0.4 lc rgb quiet }
-x_title = "context (tokens; K = 1,024)"
+x_title = x_words
 eval place_x_title
 y_title = "decode time (ms/token)"
 eval place_y_title

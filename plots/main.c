@@ -11,6 +11,7 @@ int main(int argc, char **argv)
         {"hits", figure_command, "attention mass and recall against the budget"},
         {"missing", figure_command, "attention mass missed, over decode steps"},
         {"latency", figure_command, "decode time against context length, with rooflines"},
+        {"budget", figure_command, "decode time against the tokens selected, with rooflines"},
         {"accuracy", figure_command, "accuracy per task and method, with intervals"},
         {"report", report_command, "one self-contained HTML file of figures, tables and text"},
         {0},

@@ -1,4 +1,4 @@
-/* methods.c - the figures that compare methods: latency and accuracy. */
+/* methods.c - the figures that compare methods: latency, budgets and accuracy. */
 #include "core/base/base.h"
 #include "plots/figure.h"
 #include "plots/gnuplot.h"
@@ -22,7 +22,7 @@ static int by_value(const void *a, const void *b)
 static void write_time_ticks(FILE *settings, double lo, double hi, double room)
 {
     static const double steps[] = {1, 2, 5};
-    const bool few = log10(hi / lo) < 2.5;
+    const bool few = log10(hi / lo) < 3.5;
     struct names text = {0};
     double at[128];
     int n = 0;
@@ -45,9 +45,18 @@ static void write_time_ticks(FILE *settings, double lo, double hi, double room)
     names_free(&text);
 }
 
-/* The distinct contexts of C as ticks such as 4K (K is 1,024). */
-static void write_context_ticks(FILE *settings, const struct curves *c, double lo, double hi,
-                                double room)
+/* A number of tokens such as 4K (K is 1,024); the caller frees it. */
+static char *tokens_text(double n)
+{
+    const double k = n / 1024;
+    return n >= 1 << 20 && fmod(k, 1024) == 0 ? xprintf("%.0fM", k / 1024)
+           : k >= 1                           ? xprintf("%.3gK", k)
+                                              : xprintf("%.0f", n);
+}
+
+/* The distinct contexts or budgets of C as ticks. */
+static void write_token_ticks(FILE *settings, const struct curves *c, double lo, double hi,
+                              double room)
 {
     double *at = xcalloc((size_t)c->n, sizeof *at);
     struct names text = {0};
@@ -55,10 +64,7 @@ static void write_context_ticks(FILE *settings, const struct curves *c, double l
     for (int i = 0; i < c->n; i++) at[i] = c->p[i].x;
     qsort(at, (size_t)c->n, sizeof *at, by_value);
     for (int i = 0; i < c->n; i++) {
-        double k = at[i] / 1024;
-        char *label = at[i] >= 1 << 20 && fmod(k, 1024) == 0 ? xprintf("%.0fM", k / 1024)
-                      : k >= 1                               ? xprintf("%.3gK", k)
-                                                             : xprintf("%.0f", at[i]);
+        char *label = tokens_text(at[i]);
         double value = at[i];
         if (names_add(&text, label) == n) at[n++] = value;
         free(label);
@@ -69,57 +75,139 @@ static void write_context_ticks(FILE *settings, const struct curves *c, double l
 }
 
 enum { MS, LOW, HIGH, ROOF }; /* a point's values; OUT OF MEMORY is a point of the second panel */
+enum { OK, OOM };
 
-static int read_latency(const struct figure *f, struct curves *c)
+/* The larger of the table's times that a step cannot beat: of its memory, and of the link to the
+ * host where the table knows one. */
+static int read_roofline(const struct tsv *t, int row, int column, double *roofline)
 {
-    static const char *const wanted[] = {"method",        "context",        "decode_ms",
-                                         "decode_ms_low", "decode_ms_high", "roofline_ms",
-                                         "status"};
-    int running = names_add(&c->panels, "ok"), full = names_add(&c->panels, "oom");
+    const int link = tsv_column(t, "link_ms");
+    double ms = NAN;
+    if (tsv_number(t, row, column, roofline)) return -1;
+    if (link >= 0 && tsv_number(t, row, link, &ms)) return -1;
+    *roofline = fmax(*roofline, ms); /* the other, where one is not known */
+    return 0;
+}
+
+/* What a curve of times is named: its method, and its context where there are several. */
+static int series_of(struct curves *c, const char *method, int context, bool several)
+{
+    char *tokens = tokens_text(context),
+         *name = several ? xprintf("%s, %s", method, tokens) : xstrdup(method);
+    const int series = names_add(&c->series, name);
+    free(tokens);
+    free(name);
+    return series;
+}
+
+/* Whether the tables have more than one context. */
+static int several_contexts(const struct figure *f, bool *several)
+{
+    int first = 0, context;
+    *several = false;
     for (int i = 0; i < f->table_count; i++) {
         const struct tsv *t = &f->tables[i].tsv;
-        int column[COUNT_OF(wanted)];
-        for (size_t w = 0; w < COUNT_OF(wanted); w++)
-            if ((column[w] = tsv_need(t, wanted[w])) < 0) return -1;
+        const int column = tsv_need(t, "context");
+        if (column < 0) return -1;
         for (int row = 0; row < t->rows; row++) {
-            const char *status = tsv_cell(t, row, column[6]);
-            double v[4] = {1, 1, 1, NAN};
-            int context, series = names_add(&c->series, tsv_cell(t, row, column[0]));
-            bool ok = strcmp(status, "ok") == 0;
-            if (!ok && strcmp(status, "oom") != 0)
-                return fail("%s:%d: column \"status\": expected ok or oom, found \"%.60s\"",
-                            t->path, t->lines[row], status);
-            if (tsv_whole(t, row, column[1], 1, INT_MAX, &context)) return -1;
-            for (int k = 0; k < 4 && ok; k++) {
-                if (tsv_number(t, row, column[2 + k], &v[k])) return -1;
-                if (v[k] <= 0)
-                    return fail("%s:%d: column \"%s\": expected a time above 0 ms, found %s",
-                                t->path, t->lines[row], t->names[column[2 + k]],
-                                tsv_cell(t, row, column[2 + k]));
-            }
-            curves_add(c, ok ? running : full, series, context, v);
+            if (tsv_whole(t, row, column, 1, INT_MAX, &context)) return -1;
+            if (first == 0) first = context;
+            if (context != first) *several = true;
         }
     }
     return 0;
 }
 
-int figure_latency(struct figure *f)
+/* Reads decode times over contexts or, with BUDGETS, over numbers of selected tokens; a method that
+ * selects none is then a point at budget 0. */
+static int read_times(const struct figure *f, struct curves *c, bool budgets)
+{
+    static const char *const wanted[] = {"method",        "context",        "decode_ms",
+                                         "decode_ms_low", "decode_ms_high", "roofline_ms",
+                                         "status",        "budget"};
+    const size_t count = COUNT_OF(wanted) - !budgets;
+    bool several = false;
+    names_add(&c->panels, "ok");
+    names_add(&c->panels, "oom");
+    if (budgets && several_contexts(f, &several)) return -1;
+    for (int i = 0; i < f->table_count; i++) {
+        const struct tsv *t = &f->tables[i].tsv;
+        int column[COUNT_OF(wanted)];
+        for (size_t w = 0; w < count; w++)
+            if ((column[w] = tsv_need(t, wanted[w])) < 0) return -1;
+        for (int row = 0; row < t->rows; row++) {
+            const char *status = tsv_cell(t, row, column[6]);
+            double v[4] = {1, 1, 1, NAN};
+            int context, x;
+            const bool ok = strcmp(status, "ok") == 0;
+            if (!ok && strcmp(status, "oom") != 0)
+                return fail("%s:%d: column \"status\": expected ok or oom, found \"%.60s\"",
+                            t->path, t->lines[row], status);
+            if (tsv_whole(t, row, column[1], 1, INT_MAX, &context)) return -1;
+            x = context;
+            if (budgets && strcmp(tsv_cell(t, row, column[7]), "-") == 0)
+                x = 0;
+            else if (budgets && tsv_whole(t, row, column[7], 1, INT_MAX, &x))
+                return -1;
+            for (int k = 0; k < 4 && ok; k++) {
+                if (k == ROOF ? read_roofline(t, row, column[2 + k], &v[k])
+                              : tsv_number(t, row, column[2 + k], &v[k]))
+                    return -1;
+                if (v[k] <= 0)
+                    return fail("%s:%d: column \"%s\": expected a time above 0 ms, found %s",
+                                t->path, t->lines[row], t->names[column[2 + k]],
+                                tsv_cell(t, row, column[2 + k]));
+            }
+            const int series = series_of(c, tsv_cell(t, row, column[0]), context, several);
+            curves_add(c, ok ? OK : OOM, series, x, v);
+        }
+    }
+    return 0;
+}
+
+/* Turns the points at budget 0 into level curves from the least budget to the largest. 0, or -1
+ * after fail(): there is no budget. */
+static int spread_level(const struct figure *f, struct curves *c)
+{
+    double low = INFINITY, high = 0;
+    for (int i = 0; i < c->n; i++) {
+        if (c->p[i].x == 0) continue;
+        low = fmin(low, c->p[i].x);
+        high = fmax(high, c->p[i].x);
+    }
+    if (high == 0)
+        return fail("%s: expected a method that selects tokens, found no budget",
+                    f->tables[0].tsv.path);
+    for (int i = 0, n = c->n; i < n; i++) {
+        if (c->p[i].x > 0) continue;
+        const struct point p = c->p[i];
+        c->p[i].x = low;
+        if (high > low) curves_add(c, p.panel, p.series, high, p.v);
+    }
+    return 0;
+}
+
+/* The figure of times, over what read_times() read. */
+static int draw_times(struct figure *f, bool budgets)
 {
     struct curves c = {0};
     struct names keys = {0};
     double x_lo = INFINITY, x_hi = 0, y_lo = INFINITY, y_hi = 0, row_of[SERIES_MAX] = {0};
     int rc = -1, rows = 0, rooflines = 0;
 
-    if (read_latency(f, &c) || curves_check(f, &c, "methods", "")) goto done;
+    if (read_times(f, &c, budgets) || curves_check(f, &c, "methods", "")) goto done;
+    if (budgets && spread_level(f, &c)) goto done;
     if (curves_merge(&c)) {
-        fail("%s: a method and context stands twice", f->tables[0].tsv.path);
+        fail("%s: a method and %s stands twice%s", f->tables[0].tsv.path,
+             budgets ? "budget" : "context",
+             budgets ? "" : "; several budgets are a figure of okv-plot budget");
         goto done;
     }
     for (int i = 0; i < c.n; i++) {
         const struct point *p = &c.p[i];
         x_lo = fmin(x_lo, p->x);
         x_hi = fmax(x_hi, p->x);
-        if (p->panel == 1) { /* each method that ran out of memory has its own row of marks */
+        if (p->panel == OOM) { /* each method that ran out of memory has its own row of marks */
             if (row_of[p->series] == 0) row_of[p->series] = ++rows;
             continue;
         }
@@ -148,7 +236,8 @@ int figure_latency(struct figure *f)
                              .inset = text_width("0") * 4 + 7,
                              .extra = 6,
                              .panel_width = 195,
-                             .panel_height = 150 + 10 * rows,
+                             .panel_height =
+                                 fmin(240, fmax(150, 80 * log10(high / low))) + 10 * rows,
                              .keys = (const char *const *)keys.v,
                              .key_count = keys.n};
     if (layout_write(f, &l)) goto done;
@@ -163,7 +252,9 @@ int figure_latency(struct figure *f)
     gnuplot_number(f->settings, "y_lo", low);
     gnuplot_number(f->settings, "y_hi", high);
     gnuplot_number(f->settings, "series", c.series.n);
-    write_context_ticks(f->settings, &c, left, right, f->panel_width);
+    gnuplot_text(f->settings, "x_words",
+                 budgets ? "selected tokens (K = 1,024)" : "context (tokens; K = 1,024)");
+    write_token_ticks(f->settings, &c, left, right, f->panel_width);
     /* digits on a vertical axis need their height only: the room counts each as a wide label */
     write_time_ticks(f->settings, low, high, f->height * 2);
     curves_write(f->data, &c);
@@ -173,6 +264,16 @@ done:
     curves_free(&c);
     names_free(&keys);
     return rc;
+}
+
+int figure_latency(struct figure *f)
+{
+    return draw_times(f, false);
+}
+
+int figure_budget(struct figure *f)
+{
+    return draw_times(f, true);
 }
 
 /* Wilson's interval of CORRECT out of TOTAL at 95 % (Wilson 1927), as shares. */
