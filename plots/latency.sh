@@ -56,8 +56,8 @@ for part; do
         ;;
     prefill) measure prefill 90 --context 8K,32K,128K --prefill --steps 8 --config $full ;;
     trace)
-        measure trace-topk 60 --context 128K --steps 16 --config $full --trace topk --dump "$dumps/topk"
-        measure trace-mass-score 90 --context 128K --steps 16 --config $full --trace mass,score --dump "$dumps/mass"
+        measure trace-topk 60 --context 128K --steps 64 --config $full --trace topk --dump "$dumps/topk"
+        measure trace-mass-score 90 --context 128K --steps 64 --config $full --trace mass,score --dump "$dumps/mass"
         ;;
     *)
         echo "latency.sh: unknown part \"$part\"; sh plots/latency.sh lists them" >&2

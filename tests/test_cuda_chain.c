@@ -248,7 +248,8 @@ static void layer(struct shape s)
         down.delta = record ? gpu_put(NULL, (size_t)s.E * 4) : NULL;
         down.before = record ? gpu_put(NULL, (size_t)s.E * 4) : NULL;
         const struct cuda_link links[4] = {o, gu, down, last};
-        const int rc = cuda_chain_row(links, 4, s.type, o.w, (size_t)s.E * HD * 2, work, NULL);
+        const int rc =
+            cuda_chain_row(links, 4, s.type, o.w, (size_t)s.E * HD * 2, false, work, NULL);
         if (rc == 1) {
             check_skip(name, "this device has no bulk copies");
             break;
@@ -353,12 +354,12 @@ static int run_step(const struct step *s, bool wait, cudaStream_t stream)
              .out = s->logits}};
         const size_t next = (size_t)H * D * E * 2;
         if (i == LAYERS) /* what is before has no logits to read: any number of products will do */
-            rc |= cuda_chain_row(links + 4, 1, DTYPE_BF16, NULL, 0, s->work, stream);
+            rc |= cuda_chain_row(links + 4, 1, DTYPE_BF16, NULL, 0, false, s->work, stream);
         else if (i % 2)
-            rc |= cuda_chain_row(links, 4, DTYPE_BF16, s->o, next, s->work, stream);
+            rc |= cuda_chain_row(links, 4, DTYPE_BF16, s->o, next, true, s->work, stream);
         else {
-            rc |= cuda_chain_row(links, 1, DTYPE_BF16, s->o, next, s->work, stream);
-            rc |= cuda_chain_row(links + 1, 3, DTYPE_BF16, s->qkv, next, s->work, stream);
+            rc |= cuda_chain_row(links, 1, DTYPE_BF16, s->o, next, false, s->work, stream);
+            rc |= cuda_chain_row(links + 1, 3, DTYPE_BF16, s->qkv, next, false, s->work, stream);
         }
         if (wait) cudaStreamSynchronize(stream);
     }
@@ -450,18 +451,18 @@ static void refusals(void)
                                .raw = p,
                                .type = DTYPE_F16};
     const struct cuda_link qkv = {.kind = LINK_QKV, .qkv = &q};
-    CHECK(cuda_chain_row(&a, 0, DTYPE_BF16, NULL, 0, p, NULL) == -1, "no product");
-    CHECK(cuda_chain_row(&a, 5, DTYPE_BF16, NULL, 0, p, NULL) == -1, "five products");
-    CHECK(cuda_chain_row(&a, 1, DTYPE_F32, NULL, 0, p, NULL) == -1, "float32");
+    CHECK(cuda_chain_row(&a, 0, DTYPE_BF16, NULL, 0, false, p, NULL) == -1, "no product");
+    CHECK(cuda_chain_row(&a, 5, DTYPE_BF16, NULL, 0, false, p, NULL) == -1, "five products");
+    CHECK(cuda_chain_row(&a, 1, DTYPE_F32, NULL, 0, false, p, NULL) == -1, "float32");
     if (cuda_device()->capability >= 90) {
-        CHECK(cuda_chain_row(&a, 1, DTYPE_BF16, NULL, 0, p, NULL) == -1, "12 columns");
+        CHECK(cuda_chain_row(&a, 1, DTYPE_BF16, NULL, 0, false, p, NULL) == -1, "12 columns");
         a.cols = 32776;
-        CHECK(cuda_chain_row(&a, 1, DTYPE_BF16, NULL, 0, p, NULL) == 1, "too many columns");
+        CHECK(cuda_chain_row(&a, 1, DTYPE_BF16, NULL, 0, false, p, NULL) == 1, "too many columns");
         a.cols = 16;
         a.w = (char *)p + 2;
-        CHECK(cuda_chain_row(&a, 1, DTYPE_BF16, NULL, 0, p, NULL) == -1, "alignment");
+        CHECK(cuda_chain_row(&a, 1, DTYPE_BF16, NULL, 0, false, p, NULL) == -1, "alignment");
     }
-    CHECK(cuda_chain_row(&qkv, 1, DTYPE_F16, NULL, 0, p, NULL) == 1, "q and k norm");
+    CHECK(cuda_chain_row(&qkv, 1, DTYPE_F16, NULL, 0, false, p, NULL) == 1, "q and k norm");
     mute_failures(was);
     gpu_release();
 }

@@ -212,10 +212,10 @@ static double importance_of(const float *x, const float *delta, int E)
     return 1 - xy / sqrt(xx * yy);
 }
 
-static void compact_is_right(struct rng *r, const struct shape *s, int k, int first, int E)
+static void compact_is_right(struct rng *r, const struct shape *s, int k, int first)
 {
     struct layer l;
-    float *x, *delta, *given, *given_mass, importance;
+    float *given, *given_mass;
     float *score = xmalloc((size_t)k * 4), *mass = xmalloc((size_t)k * 4), parts[CUDA_TRACE_PARTS];
     int *idx = xmalloc((size_t)k * sizeof *idx), bad = 0;
     double want_mass, want_score, off[2], worst = 0, tail = 0, sum = 0;
@@ -230,17 +230,12 @@ static void compact_is_right(struct rng *r, const struct shape *s, int k, int fi
         .given = gpu_random(r, (size_t)s->room, 1, DTYPE_F32, &given),
         .given_mass = gpu_random(r, (size_t)s->room, 1, DTYPE_F32, &given_mass),
         .parts = gpu_put(NULL, sizeof parts),
-        .first = first,
-        .importance = gpu_put(NULL, sizeof importance),
-        .x = gpu_random(r, (size_t)E, 1, DTYPE_F32, &x),
-        .delta = gpu_random(r, (size_t)E, 0.25f, DTYPE_F32, &delta),
-        .E = E};
+        .first = first};
     struct cuda_trace_compact own = a;
     CHECK(cuda_trace_compact(&a, 0) == 0, "%s", last_failure());
     gpu_get(score, a.score, (size_t)k * 4);
     gpu_get(mass, a.mass, (size_t)k * 4);
     gpu_get(parts, a.parts, sizeof parts);
-    gpu_get(&importance, a.importance, sizeof importance);
     for (int i = 0; i < k; i++) bad += score[i] != given[idx[i]] || mass[i] != given_mass[idx[i]];
     CHECK(bad == 0, "k %d: %d values are not the given ones", k, bad);
 
@@ -253,13 +248,9 @@ static void compact_is_right(struct rng *r, const struct shape *s, int k, int fi
     const double n = (double)s->H * (s->pos + 1 - from) + 40;
     CHECK(fabs(sum - tail) <= n * u * tail, "H %d pos %d from %d: tail %g, want %g", s->H, s->pos,
           from, sum, tail);
-    const double turn = importance_of(x, delta, E);
-    CHECK(fabs(importance - turn) <= 2 * u * turn + 1e-12, "E %d: importance %g, want %g", E,
-          importance, turn);
 
-    if (s->sets == 0) { /* nothing given, and no layer's number */
+    if (s->sets == 0) { /* nothing given */
         own.given = own.given_mass = NULL;
-        own.importance = NULL;
         CHECK(cuda_trace_compact(&own, 0) == 0, "%s", last_failure());
         gpu_get(score, own.score, (size_t)k * 4);
         gpu_get(mass, own.mass, (size_t)k * 4);
@@ -275,6 +266,169 @@ static void compact_is_right(struct rng *r, const struct shape *s, int k, int fi
     free(mass);
     free(idx);
     free_layer(&l);
+    gpu_release();
+}
+
+/* Layers that saw everything: K, Q, H, G, D; a tail from FIRST. */
+struct late {
+    int layers, H, G, D;
+    enum dtype type;
+    int pos, first, k;
+};
+
+/* The weight of position P as the mean over the heads, and how far off it may be: a logit as decode
+ * attention's (docs/numbers.md), where a query enters as two 16-bit parts. */
+static double weight_at(const struct late *s, const float *k, int room, const float *q,
+                        const float *lse, int p, double *off)
+{
+    const double parts = s->type == DTYPE_BF16 ? 0x1p-16 : 0x1p-22;
+    double mean = 0;
+    for (int h = 0; h < s->H; h++) {
+        const float *key = k + ((size_t)(h / (s->H / s->G)) * (size_t)room + (size_t)p) * s->D;
+        double dot = 0, size = 0, keys = 0;
+        for (int d = 0; d < s->D; d++) {
+            const double x = (double)q[(size_t)h * s->D + d] * key[d];
+            dot += x;
+            size += fabs(x);
+            keys += fabs(key[d]);
+        }
+        const double scale = 1 / sqrt(s->D), logit = dot * scale, weight = exp(logit - lse[h]);
+        const double l = size * scale * (parts + 2 * (s->D + 8) * u) + 0x1p-25 * keys;
+        mean += weight / s->H;
+        *off += weight / s->H * (expm1(l) + (s->H + 10 + fabs(logit - lse[h])) * u);
+    }
+    return mean;
+}
+
+static void late_is_right(struct rng *r, const struct late *s)
+{
+    const int room = s->pos + 20, L = s->layers, H = s->H;
+    const size_t D = (size_t)s->D, head = (size_t)room * D, K = (size_t)s->k * (size_t)L;
+    const size_t span = ((size_t)s->pos + 1 + 15) / 16 * 16, parts = (size_t)L * CUDA_TRACE_PARTS;
+    const float *k[CUDA_TRACE_LAYERS], *q[CUDA_TRACE_LAYERS];
+    float *lse = xmalloc((size_t)(L * H) * sizeof *lse), *scores;
+    int *idx = xmalloc(K * sizeof *idx), bad = 0;
+    const size_t bytes[] = {K * 4, K * 4, K * 4, parts * 4};
+    double worst = 0;
+    struct cuda_trace_late a = {.layers = L,
+                                .H = H,
+                                .G = s->G,
+                                .D = s->D,
+                                .type = s->type,
+                                .span = span,
+                                .pos = gpu_put(&s->pos, sizeof s->pos),
+                                .k = s->k,
+                                .first = s->first};
+    for (size_t i = 0; i < K; i++) idx[i] = (int)rng_below(r, (uint32_t)s->first + 1);
+    for (int i = 0; i < L * H; i++) lse[i] = (float)(4 + 3 * rng_unit(r));
+    for (int l = 0; l < L; l++) {
+        char *keys = gpu_random(r, (size_t)s->G * head, 1, s->type, (float **)&k[l]);
+        for (int g = 0; g < s->G; g++) /* nobody reads behind the last token */
+            cudaMemset(keys + 2 * ((size_t)g * head + (size_t)(s->pos + 1) * D), 0xff,
+                       2 * (size_t)(room - s->pos - 1) * D);
+        a.of[l].k = keys;
+        a.of[l].q = gpu_random(r, (size_t)H * D, 8, DTYPE_F32, (float **)&q[l]);
+        a.of[l].room = room;
+        a.of[l].layer = L - 1 - l;
+    }
+    a.scores = gpu_random(r, (size_t)(L * s->G) * span, 9, DTYPE_F32, &scores);
+    a.lse = gpu_put(lse, (size_t)(L * H) * sizeof *lse);
+    a.idx = gpu_put(idx, K * sizeof *idx);
+    char *out[2][4];
+    for (int run = 0; run < 2; run++) {
+        for (int i = 0; i < 4; i++) out[run][i] = xmalloc(bytes[i]);
+        a.top = gpu_put(NULL, bytes[0]);
+        a.score = gpu_put(NULL, bytes[1]);
+        a.mass = gpu_put(NULL, bytes[2]);
+        a.parts = gpu_put(NULL, bytes[3]);
+        CHECK(cuda_trace_late(&a, 0) == 0, "%s", last_failure());
+        gpu_get(out[run][0], a.top, bytes[0]);
+        gpu_get(out[run][1], a.score, bytes[1]);
+        gpu_get(out[run][2], a.mass, bytes[2]);
+        gpu_get(out[run][3], a.parts, bytes[3]);
+    }
+    const int *top = (int *)out[0][0];
+    const float *score = (float *)out[0][1], *mass = (float *)out[0][2];
+    const float *part = (float *)out[0][3];
+    for (int l = 0; l < L; l++) {
+        const size_t to = (size_t)(L - 1 - l);
+        for (int i = 0; i < s->k; i++) {
+            const int p = idx[l * s->k + i];
+            const size_t at = to * (size_t)s->k + (size_t)i;
+            double off = 0;
+            float best = -INFINITY;
+            for (int g = 0; g < s->G; g++)
+                best = fmaxf(best, scores[(size_t)(l * s->G + g) * span + (size_t)p]);
+            bad += top[at] != p || score[at] != best;
+            const double want = weight_at(s, k[l], room, q[l], lse + l * H, p, &off);
+            worst = fmax(worst, gap(mass[at], want, off, false));
+        }
+        double tail = 0, off = 0, sum = 0;
+        for (int p = s->first; p <= s->pos; p++)
+            tail += weight_at(s, k[l], room, q[l], lse + l * H, p, &off);
+        for (int i = 0; i < CUDA_TRACE_PARTS; i++) sum += part[to * CUDA_TRACE_PARTS + (size_t)i];
+        off += (s->pos + 1 - s->first + CUDA_TRACE_PARTS) * u * tail; /* more terms to add */
+        worst = fmax(worst, gap(sum, tail, off, false));
+    }
+    CHECK(bad == 0, "%d layers, H %d, G %d: %d positions or scores", L, H, s->G, bad);
+    CHECK(worst <= 1, "%d layers, H %d, G %d, D %d: a weight is %g times the bound off", L, H, s->G,
+          s->D, worst);
+    for (int i = 0; i < 4; i++) {
+        CHECK(memcmp(out[0][i], out[1][i], bytes[i]) == 0, "%d layers: other bits again", L);
+        free(out[0][i]);
+        free(out[1][i]);
+    }
+    free(lse);
+    free(idx);
+    gpu_release();
+}
+
+static void turns_are_right(struct rng *r, int n, int E)
+{
+    float *x, *delta, *got = xmalloc((size_t)n * sizeof *got);
+    const float *from = gpu_random(r, (size_t)(n * E), 1, DTYPE_F32, &x);
+    const float *added = gpu_random(r, (size_t)(n * E), 0.25f, DTYPE_F32, &delta);
+    float *importance = gpu_put(NULL, (size_t)n * sizeof *got);
+    CHECK(cuda_trace_turns(importance, from, added, n, E, 0) == 0, "%s", last_failure());
+    gpu_get(got, importance, (size_t)n * sizeof *got);
+    for (int i = 0; i < n; i++) {
+        const double turn = importance_of(x + (size_t)i * E, delta + (size_t)i * E, E);
+        CHECK(fabs(got[i] - turn) <= 2 * u * turn + 1e-12, "E %d: importance %g, want %g", E,
+              got[i], turn);
+    }
+    free(got);
+    gpu_release();
+}
+
+static void selections_are_copied(struct rng *r, int n, int sets, int most, int stride)
+{
+    const size_t each = 1 + (size_t)sets * (size_t)most, all = (size_t)sets * (size_t)stride;
+    struct cuda_selected *from = xmalloc((size_t)n * sizeof *from);
+    int *idx = xmalloc((size_t)n * all * sizeof *idx), *count = xmalloc((size_t)n * sizeof *count);
+    int *got = xmalloc((size_t)n * each * sizeof *got), bad = 0;
+    int *to = gpu_put(NULL, (size_t)n * each * sizeof *got);
+    for (size_t i = 0; i < (size_t)n * all; i++) idx[i] = (int)rng_below(r, 100000);
+    for (int i = 0; i < n; i++) {
+        count[i] = (int)rng_below(r, (uint32_t)(most < stride ? most : stride) + 1);
+        from[i] = (struct cuda_selected){.idx = gpu_put(idx + (size_t)i * all, all * sizeof *idx),
+                                         .count = gpu_put(&count[i], sizeof *count),
+                                         .stride = stride};
+    }
+    CHECK(cuda_trace_selected(to, from, n, sets, most, 0) == 0, "%s", last_failure());
+    gpu_get(got, to, (size_t)n * each * sizeof *got);
+    for (int i = 0; i < n; i++) {
+        const int *one = got + (size_t)i * each;
+        bad += one[0] != count[i];
+        for (int set = 0; set < sets; set++)
+            for (int j = 0; j < most; j++)
+                bad += one[1 + set * most + j] !=
+                       (j < count[i] ? idx[(size_t)i * all + (size_t)(set * stride + j)] : -1);
+    }
+    CHECK(bad == 0, "%d selections of %d sets: %d numbers differ", n, sets, bad);
+    free(from);
+    free(idx);
+    free(count);
+    free(got);
     gpu_release();
 }
 
@@ -333,6 +487,7 @@ static void refusals(void)
 {
     struct cuda_trace_rows a = {.room = 1, .seen = {.H = 1, .span = 6}};
     const struct cuda_trace_compact none = {0};
+    const struct cuda_trace_late odd = {.layers = 1, .k = 1, .H = 3, .G = 2, .D = 64};
     const bool muted = mute_failures(true);
     CHECK(cuda_trace_rows(&a, 0) == -1, "rows that are not aligned");
     a.seen.span = 16;
@@ -340,6 +495,7 @@ static void refusals(void)
     a.seen.sets = 2;
     CHECK(cuda_trace_rows(&a, 0) == -1, "two lists for one head");
     CHECK(cuda_trace_compact(&none, 0) == -1, "nothing to do");
+    CHECK(cuda_trace_late(&odd, 0) == -1, "3 heads on 2");
     mute_failures(muted);
 }
 
@@ -365,15 +521,30 @@ static void kernels(void)
          .tail = 1000,
          .shares = true},
     };
+    static const struct late late[] = {
+        {1, 1, 1, 64, DTYPE_BF16, 0, 0, 1},
+        {1, 8, 4, 64, DTYPE_F16, 40, 37, 30},
+        {3, 32, 8, 128, DTYPE_BF16, 700, 650, 256},
+        {2, 33, 3, 128, DTYPE_F16, 1100, 3, 3},
+        {CUDA_TRACE_LAYERS, 10, 5, 64, DTYPE_BF16, 300, 299, 33},
+        {2, 64, 4, 128, DTYPE_BF16, 200, 64, 64},
+        {1, 48, 48, 128, DTYPE_F16, 90, 80, 80},
+        {1, 128, 8, 128, DTYPE_BF16, 90, 80, 5},
+    };
     struct rng r;
     rng_seed(&r, 31);
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         const struct shape *s = &shapes[i];
         const int first = s->sets ? s->tail : s->pos + 1 - s->pos / 3;
         rows_are_right(&r, s);
-        compact_is_right(&r, s, 1 + (int)i * 37, first, 8 << i % 10);
+        compact_is_right(&r, s, 1 + (int)i * 37, first);
     }
     given_scores_are_copied(&r);
+    for (size_t i = 0; i < COUNT_OF(late); i++) late_is_right(&r, &late[i]);
+    turns_are_right(&r, 1, 8);
+    turns_are_right(&r, 5, 4104);
+    selections_are_copied(&r, 1, 1, 5, 9);
+    selections_are_copied(&r, 35, 4, 3000, 2800);
     rows_are_compared(&r, 1, 64);
     rows_are_compared(&r, 5, 1000);
     refusals();
@@ -381,18 +552,32 @@ static void kernels(void)
 
 /* ---- whole traces of the pocket model
  *
- * On CUDA keys, values and queries' sources pass through bf16 in the prefill: each of some 2 L = 24
- * roundings of relative 2^-9 moves a layer's input, at random, so about 5 * 2^-9 = 1 % of it in
- * all; a logit is a sum of such products. Hence scores within 0.02 + 2 % of their size, mean
- * weights within 2 % of a row's largest and so 2e-3 absolute here. The top k are the CPU's but for
- * positions that close to the border: none further, and 95 % in common. */
+ * On CUDA keys, values and what a prefill computes pass through bf16. What that does to a trace was
+ * found with roundings of this size put into the CPU engine (docs/numbers.md): in the root mean
+ * square a few thousandths, and single values far more, where a product cancels, a reuse error is
+ * taken relative to little, or a near tie of a selection goes the other way and a sparse layer
+ * gives a token's whole weight to another. So the root mean square of a field is held to twice
+ * what was found, which shows what is wrong everywhere, and the worst value to three times. */
+
+static const struct limit {
+    const char *name;
+    double mean, worst;               /* where all see the same */
+    double mean_sparse, worst_sparse; /* where a selection decides */
+} limits[GAP_FIELDS] = {
+    [GAP_SCORE] = {"score", 9e-3, 0.4, 1.6e-2, 1.5},
+    [GAP_MASS] = {"mass", 2e-4, 1e-2, 7e-4, 0.3},
+    [GAP_TOP_MASS] = {"mass of the top", 4e-4, 1e-2, 7e-4, 0.15},
+    [GAP_TOTAL] = {"total", 2e-3, 3e-2, 4e-3, 0.1},
+    [GAP_IMPORTANCE] = {"importance", 2e-4, 2.5e-3, 8e-4, 2e-2},
+    [GAP_REUSE] = {"reuse error", 3e-2, 1.8, 3e-2, 1.8},
+};
 
 static void traces_agree(const char *config, const char *fields, bool f32)
 {
     const char *cpu = check_scratch("cpu.h5"), *cuda = check_scratch("cuda.h5");
     const char *again = check_scratch("again.h5");
     const struct traced how = {.config = config, .fields = fields, .top = 128, .f32 = f32};
-    const bool selects = strstr(config, "multi"); /* near ties of a selection may go either way */
+    const bool sparse = strstr(config, "multi");
     struct traced_gap gap;
     remove(cpu);
     remove(cuda);
@@ -403,21 +588,30 @@ static void traces_agree(const char *config, const char *fields, bool f32)
     const int rc = traced_compare(cpu, cuda, 0.02, &gap);
     CHECK(rc == 0, "%s: %s", config, last_failure());
     if (rc == 0) {
-        printf("%s %s: off by score %.4f, mass %.5f, top mass %.5f, total %.5f, importance %.6f, "
-               "reuse %.4f; common %.3f\n",
-               config, fields, gap.score, gap.mass, gap.top_mass, gap.total, gap.importance,
-               gap.reuse, gap.common);
-        CHECK(gap.score <= 0.02, "%s: scores %g off", config, gap.score);
-        CHECK(gap.mass <= 4e-3 && gap.top_mass <= 4e-3, "%s: mass %g, of the top %g off", config,
-              gap.mass, gap.top_mass);
-        CHECK(gap.total <= 2e-2, "%s: totals %g off", config, gap.total);
-        CHECK(gap.importance <= 4e-3, "%s: importance %g off", config, gap.importance);
-        CHECK(gap.reuse <= 0.1, "%s: reuse errors %g off", config, gap.reuse);
-        CHECK(gap.common >= 0.95 && gap.beyond == 0,
-              "%s: %g of the top in common, %d off the border", config, gap.common, gap.beyond);
-        CHECK(gap.shape <= (selects ? 0.02 : 0), "%s: one looked and the other did not at %g",
+        printf("%s %s:\n", config, fields);
+        for (int i = 0; i < GAP_FIELDS; i++) {
+            const struct traced_off *o = &gap.off[i];
+            const struct limit *l = &limits[i];
+            const double mean = sparse ? l->mean_sparse : l->mean;
+            const double worst = sparse ? l->worst_sparse : l->worst;
+            if (o->n == 0) continue;
+            printf("  %s: %.6f off in the mean (up to %g), %.5f at worst (%g)\n", l->name, o->mean,
+                   mean, o->worst, worst);
+            CHECK(o->mean <= mean && o->worst <= worst, "%s: %s: %g off in the mean, %g at worst",
+                  config, l->name, o->mean, o->worst);
+        }
+        printf("  in common: top %.4f, least %.4f; selections %.4f, least %.4f; at %.4f of the "
+               "positions one looked; %d of the top beyond the border\n",
+               gap.mean_common, gap.common, gap.mean_selected, gap.selected, gap.shape, gap.beyond);
+        CHECK(gap.mean_common >= 0.99 && gap.common >= (sparse ? 0.9 : 0.95) &&
+                  gap.beyond <= (sparse ? 20 : 0),
+              "%s: %g of the top in common, %g at least, %d beyond the border", config,
+              gap.mean_common, gap.common, gap.beyond);
+        CHECK(gap.shape <= (sparse ? 0.08 : 0), "%s: one looked and the other did not at %g",
               config, gap.shape);
-        CHECK(gap.selected >= 0.9, "%s: %g of the selections in common", config, gap.selected);
+        CHECK(gap.mean_selected >= 0.99 && gap.selected >= 0.9,
+              "%s: %g of the selections in common, %g at least", config, gap.mean_selected,
+              gap.selected);
     }
     CHECK(traced_compare(cuda, again, 0, &gap) == 0 && gap.differ == 0,
           "%s: %d values differ between two runs", config, gap.differ);
@@ -451,7 +645,8 @@ static void whole_traces(void)
                  "score,topk,selected_idx", false);
     refused("{\"model_cls\": \"raw_llama\"}", "mass,attn", "attn is recorded on the CPU only");
     refused("{\"model_cls\": \"raw_llama\"}", "prefill_score", "prefill_score is recorded on the");
-    refused("{\"model_cls\": \"brutal_offload\"}", "reuse_error", "reuse_error needs the keys");
+    refused("{\"model_cls\": \"brutal_offload\", \"offload_sid\": 6}", "reuse_error",
+            "reuse_error needs the keys");
 }
 
 int main(void)

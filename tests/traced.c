@@ -115,26 +115,25 @@ static int differing(const void *a, const void *b, size_t n)
     return count;
 }
 
-static double apart(const float *a, const float *b, size_t n)
+/* Adds a difference; in MEAN is the sum of squares until compare() is done. */
+static void add(struct traced_off *off, double apart)
 {
-    double worst = 0;
-    for (size_t i = 0; i < n; i++)
-        if (isnan(a[i]) != isnan(b[i]))
-            worst = INFINITY;
-        else if (!isnan(a[i]))
-            worst = fmax(worst, fabs((double)a[i] - b[i]));
-    return worst;
+    off->worst = fmax(off->worst, fabs(apart));
+    off->mean += apart * apart;
+    off->n++;
 }
 
-static int plain_field(const struct pair *p, enum dump_field field, size_t n, double *worst,
-                       struct traced_gap *gap)
+static int plain_field(const struct pair *p, enum dump_field field, size_t n,
+                       struct traced_off *off, struct traced_gap *gap)
 {
     if (!has(p, field)) return 0;
     float *a = floats(p->one, p, field, n), *b = floats(p->other, p, field, n);
-    if (a && b) {
-        *worst = fmax(*worst, apart(a, b, n));
-        gap->differ += differing(a, b, n);
-    }
+    for (size_t i = 0; a && b && i < n; i++)
+        if (isnan(a[i]) != isnan(b[i]))
+            add(off, INFINITY);
+        else if (!isnan(a[i]))
+            add(off, (double)a[i] - b[i]);
+    if (a && b) gap->differ += differing(a, b, n);
     const int rc = a && b ? 0 : -1;
     free(a);
     free(b);
@@ -151,7 +150,7 @@ static int scores(const struct pair *p, struct traced_gap *gap)
         for (size_t t = l * T; t < (l + 1) * T; t++) {
             lonely += isnan(a[t]) != isnan(b[t]);
             if (!isnan(a[t]) && !isnan(b[t]))
-                gap->score = fmax(gap->score, fabs((double)a[t] - b[t]) / (1 + fabs(a[t])));
+                add(&gap->off[GAP_SCORE], ((double)a[t] - b[t]) / (1 + fabs(a[t])));
         }
         gap->shape = fmax(gap->shape, (double)lonely / (double)T);
     }
@@ -187,14 +186,17 @@ static int tops(const struct pair *p, double close, struct traced_gap *gap)
             const int at = find(mine, size, yours[i]);
             common += at >= 0;
             if (at >= 0)
-                gap->top_mass = fmax(gap->top_mass, fabs((double)ma[l * (size_t)K + (size_t)at] -
-                                                         mb[l * (size_t)K + (size_t)i]));
+                add(&gap->off[GAP_TOP_MASS],
+                    (double)ma[l * (size_t)K + (size_t)at] - mb[l * (size_t)K + (size_t)i]);
             if (at >= 0 || score == NULL || size == 0) continue;
             const double border = score[l * T + (size_t)mine[size - 1]];
             const double found = score[l * T + (size_t)yours[i]];
             gap->beyond += found < border - 2 * close * (1 + fabs(border));
         }
-        if (size) gap->common = fmin(gap->common, (double)common / size);
+        if (size == 0) continue;
+        gap->common = fmin(gap->common, (double)common / size);
+        gap->mean_common += (double)common / size;
+        gap->tops++;
     }
     if (read) gap->differ += differing(a, b, n) + differing(ma, mb, n);
     free(a);
@@ -215,7 +217,10 @@ static int selections(const struct pair *p, struct traced_gap *gap)
         const int *mine = a + m * (size_t)k, *yours = b + m * (size_t)k;
         int size = 0, common = 0;
         for (; size < k && mine[size] >= 0; size++) common += find(yours, k, mine[size]) >= 0;
-        if (size) gap->selected = fmin(gap->selected, (double)common / size);
+        if (size == 0) continue;
+        gap->selected = fmin(gap->selected, (double)common / size);
+        gap->mean_selected += (double)common / size;
+        gap->selections++;
     }
     if (a && b) gap->differ += differing(a, b, n);
     const int rc = a && b ? 0 : -1;
@@ -236,10 +241,10 @@ static int compare(struct pair *p, double close, struct traced_gap *gap)
     const size_t L = (size_t)p->run->L, T = (size_t)p->info.T;
     for (p->step = 0; p->step < p->info.S; p->step++)
         if (scores(p, gap) || tops(p, close, gap) || selections(p, gap) ||
-            plain_field(p, DUMP_MASS, L * T, &gap->mass, gap) ||
-            plain_field(p, DUMP_TOPK_TOTAL, L, &gap->total, gap) ||
-            plain_field(p, DUMP_IMPORTANCE, L, &gap->importance, gap) ||
-            plain_field(p, DUMP_REUSE_ERROR, 2 * L * L, &gap->reuse, gap))
+            plain_field(p, DUMP_MASS, L * T, &gap->off[GAP_MASS], gap) ||
+            plain_field(p, DUMP_TOPK_TOTAL, L, &gap->off[GAP_TOTAL], gap) ||
+            plain_field(p, DUMP_IMPORTANCE, L, &gap->off[GAP_IMPORTANCE], gap) ||
+            plain_field(p, DUMP_REUSE_ERROR, 2 * L * L, &gap->off[GAP_REUSE], gap))
             return -1;
     return 0;
 }
@@ -255,6 +260,10 @@ int traced_compare(const char *one, const char *other, double close, struct trac
         rc = dump_samples(p.one) == dump_samples(p.other) ? 0 : fail("other samples");
         for (; rc == 0 && p.sample < dump_samples(p.one); p.sample++) rc = compare(&p, close, gap);
     }
+    for (int i = 0; i < GAP_FIELDS; i++)
+        if (gap->off[i].n) gap->off[i].mean = sqrt(gap->off[i].mean / (double)gap->off[i].n);
+    gap->mean_common = gap->tops ? gap->mean_common / (double)gap->tops : 1;
+    gap->mean_selected = gap->selections ? gap->mean_selected / (double)gap->selections : 1;
     dump_close(p.one);
     dump_close(p.other);
     mute_failures(muted);

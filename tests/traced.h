@@ -18,14 +18,29 @@ struct traced {
 int traced_run(const char *path, const char *device, const struct ops *ops,
                const struct traced *how);
 
-/* Of two dumps, the worst of all steps. */
+/* How far the values of a field are apart, over all steps: scores over 1 + their size, where both
+ * looked; the mass of the top where both have it; the rest as it is. */
+enum gap_field {
+    GAP_SCORE,
+    GAP_MASS,
+    GAP_TOP_MASS,
+    GAP_TOTAL,
+    GAP_IMPORTANCE,
+    GAP_REUSE,
+    GAP_FIELDS
+};
+struct traced_off {
+    double worst, mean; /* the largest; the root of the mean square */
+    size_t n;           /* values compared */
+};
 struct traced_gap {
-    double score; /* over 1 + its size, where both looked */
-    double shape; /* share of the positions of a layer at which only one looked */
-    double mass, top_mass, total, importance, reuse; /* absolute; the top's where both have it */
-    double common, selected; /* least share of the top, and of a selection, that both have */
+    struct traced_off off[GAP_FIELDS];
+    double shape;            /* largest share of a layer's positions at which only one looked */
+    double common, selected; /* least share of a top, and of a selection, that both have */
+    double mean_common, mean_selected; /* over all of them */
     int beyond; /* of a top alone, and further from the border than twice CLOSE in score */
     int differ; /* values of other bits */
+    size_t tops, selections; /* compared */
 };
 
 /* 0, or -1 after fail(), muted: not the same samples, steps and fields. */

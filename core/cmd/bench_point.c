@@ -222,13 +222,13 @@ static int run_steps(struct bench *b, struct point *p)
     for (int i = -b->warm; i < b->steps; i++) {
         if (device && i >= LEAST_STEPS && p->plain_sum + p->traced_sum > POINT_SECONDS * 1e3) break;
         double start = clock_seconds();
-        if (forward(p->session, &token, 1, false, hooks, NULL, LOGITS_LAST, &logits)) return -1;
+        if (forward(p->session, &token, 1, false, hooks, NULL, LOGITS_OUTCOME, &logits)) return -1;
         if (i >= 0) p->plain_sum += p->ms[i] = (clock_seconds() - start) * 1e3;
         if (i >= 0) p->n++;
         if (p->tracer == NULL) continue;
         session_rewind(p->session, session_length(p->session) - 1); /* the same step, traced */
         start = clock_seconds();
-        if (forward(p->session, &token, 1, false, hooks, tracer_hooks(p->tracer), LOGITS_LAST,
+        if (forward(p->session, &token, 1, false, hooks, tracer_hooks(p->tracer), LOGITS_OUTCOME,
                     &logits))
             return -1;
         if (i >= 0) p->traced_sum += p->traced[i] = (clock_seconds() - start) * 1e3;

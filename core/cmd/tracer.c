@@ -7,15 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-const int *tracer_selected(struct tracer *t, int filter, int *count)
+const int *tracer_unite(struct tracer *t, const int *idx, int sets, size_t stride, int *count)
 {
-    const struct method *m = t->method;
-    const int *idx = m->selection(m, filter, 0, count);
-    if (m->sets == 1) return idx;
     int n = 0;
+    if (sets == 1) return idx;
     for (int i = 0; i < t->max_T; i++) t->picked[i] = 0;
-    for (int set = 0; set < m->sets; set++)
-        for (int i = 0; i < *count; i++) t->picked[idx[(size_t)set * (size_t)m->stride + i]] = 1;
+    for (int set = 0; set < sets; set++)
+        for (int i = 0; i < *count; i++) t->picked[idx[(size_t)set * stride + (size_t)i]] = 1;
     for (int i = 0; i < t->max_T; i++)
         if (t->picked[i] > 0) t->best[n++] = i;
     *count = n;

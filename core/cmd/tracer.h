@@ -44,8 +44,9 @@ struct tracer {
  * WORK has room for 3 K. */
 void tracer_best_first(int *idx, const float *score, int k, uint32_t *work);
 
-/* What any head sees of filter FILTER's selection: ascending, [*count]. */
-const int *tracer_selected(struct tracer *t, int filter, int *count);
+/* What any head sees of a filter's selection, SETS of [*count] STRIDE apart: ascending, [*count].
+ */
+const int *tracer_unite(struct tracer *t, const int *idx, int sets, size_t stride, int *count);
 
 /* Positions of a selection, at most: those of all sets, each counted once, of a sample of T tokens.
  */

@@ -14,18 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A step that was sent. */
-struct sent {
-    int step;
-    int *selected, *count; /* [M, room], [M] */
-};
-
 struct tracer_device {
     struct step_trace *trace;
-    int top; /* entries of a layer's compact form */
-    int selected_room;
-    struct sent sent[TRACE_SLOTS];
-    int head; /* the slot of the next step */
+    int top;                                 /* entries of a layer's compact form */
+    int selections, selected, selected_room; /* of filters; of a set; of one in the dump */
+    const struct selection **selection;      /* [M] */
+    int step[TRACE_SLOTS];                   /* that was sent */
+    int head;                                /* the slot of the next step */
 
     pthread_t thread;
     bool running;
@@ -99,12 +94,22 @@ static int put_reuse(struct tracer *t, int step, const struct trace_step *s)
     return 0;
 }
 
+static int put_selection(struct tracer *t, int step, int filter, const int *selected)
+{
+    const struct tracer_device *d = t->device;
+    const size_t set = (size_t)d->selected;
+    const int *of = selected + (size_t)filter * (1 + (size_t)t->method->sets * set);
+    int count = of[0];
+    const int *idx = tracer_unite(t, of + 1, t->method->sets, set, &count);
+    if (count > d->selected_room) count = d->selected_room;
+    return dump_put_int(t->writer, DUMP_SELECTED_IDX, step, filter, idx, count);
+}
+
 static int write_step(struct tracer *t, int slot)
 {
     struct tracer_device *d = t->device;
-    const struct sent *sent = &d->sent[slot];
     const uint32_t f = t->options.fields;
-    const int step = sent->step;
+    const int step = d->step[slot];
     struct trace_step s;
     const char *why = t->e->model.ops->trace_await(d->trace, slot, &s);
     if (why) {
@@ -120,10 +125,8 @@ static int write_step(struct tracer *t, int slot)
         dump_put(t->writer, DUMP_IMPORTANCE, step, 0, 0, s.importance, t->c->L))
         return -1;
     if ((f & BIT(REUSE_ERROR)) && put_reuse(t, step, &s)) return -1;
-    for (int i = 0; (f & BIT(SELECTED_IDX)) && i < t->method->M; i++)
-        if (dump_put_int(t->writer, DUMP_SELECTED_IDX, step, i,
-                         sent->selected + (size_t)i * (size_t)d->selected_room, sent->count[i]))
-            return -1;
+    for (int i = 0; i < d->selections; i++)
+        if (put_selection(t, step, i, s.selected)) return -1;
     return 0;
 }
 
@@ -171,9 +174,13 @@ static void before(void *ctx, struct layer_pass *p)
     struct tracer *t = ctx;
     const uint32_t f = t->options.fields;
     if (p->prefill) return;
+    p->keep =
+        t->e->model.ops->trace_keep(t->device->trace, p->layer, p->view.idx != NULL,
+                                    session_kv(p->session, p->layer), session_span(p->session));
     /* groups' scores do where each of them scores all positions by its logits */
     const bool groups = p->view.idx == NULL && t->pool == SCORE_MAX_LOGIT;
-    if (f & (BIT(MASS) | BIT(SCORE) | BIT(TOPK_IDX))) p->want_logits = true;
+    if (f & (BIT(MASS) | BIT(SCORE))) p->want_logits = true;
+    if ((f & BIT(TOPK_IDX)) && p->keep.scores == NULL) p->want_logits = true;
     if ((f & BIT(REUSE_ERROR)) && !groups) p->want_logits = true;
     if ((f & (BIT(TOPK_IDX) | BIT(REUSE_ERROR))) && groups) p->want_scores = true;
     if (f & BIT(IMPORTANCE)) p->want_delta = true;
@@ -203,17 +210,11 @@ static int stepped(void *ctx, struct session *s, int pos)
 {
     struct tracer *t = ctx;
     struct tracer_device *d = t->device;
-    struct sent *sent = &d->sent[d->head];
     (void)s;
     if (await_writer(d, TRACE_SLOTS - 1)) return -1;
-    sent->step = pos - t->n_prefill;
-    for (int i = 0; (t->options.fields & BIT(SELECTED_IDX)) && i < t->method->M; i++) {
-        const int *idx = tracer_selected(t, i, &sent->count[i]);
-        if (sent->count[i] > d->selected_room) sent->count[i] = d->selected_room;
-        memcpy(sent->selected + (size_t)i * (size_t)d->selected_room, idx,
-               (size_t)sent->count[i] * sizeof *idx);
-    }
-    t->e->model.ops->trace_send(d->trace, d->head, pos);
+    d->step[d->head] = pos - t->n_prefill;
+    for (int i = 0; i < d->selections; i++) d->selection[i] = t->method->state(t->method, i);
+    t->e->model.ops->trace_send(d->trace, d->head, pos, d->selection);
     pthread_mutex_lock(&d->lock);
     d->head = (d->head + 1) % TRACE_SLOTS;
     d->waiting++;
@@ -258,7 +259,7 @@ int tracer_device_begin(struct tracer *t)
     struct tracer_device *d = t->device;
     const uint32_t f = t->options.fields;
     const int n = t->n_prefill;
-    const size_t T = (size_t)t->max_T, M = t->method ? (size_t)t->method->M : 0;
+    const size_t T = (size_t)t->max_T;
     if (await_writer(d, 0)) return -1; /* of a sample that failed */
     d->top = !(f & BIT(TOPK_IDX)) ? 0 : t->run.K < n ? t->run.K : n;
     const size_t top = (size_t)d->top + 1;
@@ -268,14 +269,14 @@ int tracer_device_begin(struct tracer *t)
     d->scores = xrealloc(d->scores, top * sizeof *d->scores);
     d->mass = xrealloc(d->mass, top * sizeof *d->mass);
     if (f & BIT(SELECTED_IDX)) {
+        const struct method *m = t->method;
+        const int set = m->selection_size(m, n) / m->sets;
+        d->selections = m->M;
+        d->selected = set < t->max_T ? set : t->max_T; /* no more candidates than tokens */
         d->selected_room = tracer_selection_room(t, n, t->max_T);
+        d->selection = xrealloc(d->selection, (size_t)m->M * sizeof *d->selection);
         t->picked = xrealloc(t->picked, T * sizeof *t->picked);
         t->best = xrealloc(t->best, T * sizeof *t->best);
-        for (int i = 0; i < TRACE_SLOTS; i++) {
-            struct sent *s = &d->sent[i];
-            s->selected = xrealloc(s->selected, M * (size_t)d->selected_room * sizeof *s->selected);
-            s->count = xrealloc(s->count, M * sizeof *s->count);
-        }
     }
     const struct trace_plan plan = {
         .n_prefill = n,
@@ -289,6 +290,9 @@ int tracer_device_begin(struct tracer *t)
                                          : n,
         .importance = f & BIT(IMPORTANCE),
         .pool = t->pool,
+        .selections = d->selections,
+        .sets = d->selections ? t->method->sets : 0,
+        .selected = d->selected,
     };
     return t->e->model.ops->trace_begin(&d->trace, &plan, t->c);
 }
@@ -313,10 +317,7 @@ void tracer_device_close(struct tracer *t)
     t->e->model.ops->trace_close(d->trace);
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->changed);
-    for (int i = 0; i < TRACE_SLOTS; i++) {
-        free(d->sent[i].selected);
-        free(d->sent[i].count);
-    }
+    free(d->selection);
     free(d->order);
     free(d->idx);
     free(d->sort);

@@ -255,7 +255,8 @@ static int after(void *ctx, const struct layer_pass *p)
             return -1;
     for (int i = 0; (f & BIT(SELECTED_IDX)) && i < t->method->M; i++) {
         int count;
-        const int *idx = tracer_selected(t, i, &count);
+        const int *idx = t->method->selection(t->method, i, 0, &count);
+        idx = tracer_unite(t, idx, t->method->sets, (size_t)t->method->stride, &count);
         if (dump_put_int(t->writer, DUMP_SELECTED_IDX, step, i, idx, count)) return -1;
     }
     return 0;

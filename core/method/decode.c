@@ -114,6 +114,8 @@ int decode_free(struct session *s, struct method *m, const struct hooks *tap, co
                 int max_new, const int *stop, int n_stop, struct sampler *sampler, int *out,
                 float *nll, int *n_out, int (*emit)(void *ctx, int token), void *emit_ctx)
 {
+    const enum want_logits want =
+        sampler->how.temperature > 0 ? LOGITS_LAST : LOGITS_OUTCOME; /* greedy needs no more */
     const float *logits = first;
     bool stopped = false;
     *n_out = 0;
@@ -121,13 +123,12 @@ int decode_free(struct session *s, struct method *m, const struct hooks *tap, co
     while (*n_out < max_new && !stopped) {
         const struct outcome *o = session_outcome(s, 0);
         const int token = sampler->how.temperature > 0 ? sampler_draw(sampler, logits) : o->argmax;
-        nll[*n_out] = o->lse - logits[token];
+        nll[*n_out] = o->lse - (want == LOGITS_OUTCOME ? o->top : logits[token]);
         out[(*n_out)++] = token;
         for (int i = 0; i < n_stop; i++) stopped = stopped || token == stop[i];
         if (emit && emit(emit_ctx, token)) return -1;
         if ((stopped || *n_out == max_new) && tap == NULL) break;
-        if (forward(s, &token, 1, false, m ? &m->hooks : NULL, tap, LOGITS_LAST, &logits))
-            return -1;
+        if (forward(s, &token, 1, false, m ? &m->hooks : NULL, tap, want, &logits)) return -1;
     }
     return 0;
 }

@@ -29,6 +29,8 @@ struct method {
      * SETS sets of [*count], each ascending, STRIDE entries apart. NULL for methods that select
      * nothing. */
     const int *(*selection)(const struct method *m, int filter, int r, int *count);
+    /* The same where it lies, in the backend's memory; the address stays after begin(). */
+    const struct selection *(*state)(const struct method *m, int filter);
     int M;            /* filter layers */
     int sets, stride; /* sets of a selection: 1, or one for each KV head or query head */
     int (*selection_size)(const struct method *m, int n_prefill); /* most entries of all sets */

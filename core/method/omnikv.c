@@ -166,6 +166,11 @@ static const int *selection(const struct method *m, int filter, int r, int *coun
     return o->picked;
 }
 
+static const struct selection *state(const struct method *m, int filter)
+{
+    return &((const struct omnikv *)m)->selection[filter];
+}
+
 static int selection_size(const struct method *m, int n_prefill)
 {
     const int set = set_size(m->config, n_prefill, INT_MAX);
@@ -222,6 +227,7 @@ struct method *omnikv_open(const struct run_config *c, const struct model *model
     o->base.plan = plan;
     o->base.close = close_omnikv;
     o->base.selection = selection;
+    o->base.state = state;
     o->base.selection_size = selection_size;
     o->base.keep_queries = windowed(c) ? c->window_size - 1 : 0;
     o->base.M = c->n_layers;

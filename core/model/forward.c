@@ -340,6 +340,8 @@ static int one_layer(struct session *s, struct layer_pass *p, float *x, float *q
     if (p->want_scores) seen.scores = next, next += n * G * p->span;
     if (p->want_delta) before = next, delta = next + n * E, next += 2 * n * E;
     seen.lse = next;
+    if (p->keep.scores) seen.scores = p->keep.scores, seen.lse = p->keep.lse;
+    if (p->keep.x) before = p->keep.x, delta = p->keep.delta;
     if (p->view.idx == NULL && p->n >= ops->many_rows) {
         ops->attend_all(attention, q, kv, p->n, p->pos0, c, seen.lse, &s->scratch);
         if (p->want_logits) ops->attn_logits(seen.logits, p->span, q, kv, p->n, p->pos0, c);
@@ -382,7 +384,7 @@ static int check_tokens(const struct session *s, const int *ids, int n)
 }
 
 /* Logits of the last ROWS rows of X [n, E], and what is to be known of them. */
-static void predict(struct session *s, const float *x, int n, int rows, const float **logits)
+static void predict(struct session *s, const float *x, int n, int rows, bool outcome_only)
 {
     const struct model_config *c = &s->m->config;
     const struct ops *ops = s->m->ops;
@@ -391,9 +393,10 @@ static void predict(struct session *s, const float *x, int n, int rows, const fl
         (struct outcome *)scratch_get(&s->outcomes, (size_t)rows * sizeof *seen / sizeof(float));
     ops->head(out, x + (size_t)(n - rows) * (size_t)c->E, rows, s->m->weights, c, &s->scratch);
     ops->outcomes(seen, out, rows, c->V, &s->scratch);
-    *logits = out;
+    s->host_logits = out;
     s->outcome = seen;
-    if (ops->results) ops->results(out, seen, rows, c->V, logits, &s->outcome);
+    if (ops->results)
+        ops->results(outcome_only ? NULL : out, seen, rows, c->V, &s->host_logits, &s->outcome);
 }
 
 /* The recorded step for KEY, or the one to give up for it. A recording holds the addresses of
@@ -429,9 +432,9 @@ int forward(struct session *s, const int *ids, int n, bool is_prefill, const str
     const struct ops *ops = s->m->ops;
     const size_t N = (size_t)n, E = (size_t)c->E, H = (size_t)c->H;
     const size_t P = (size_t)padded_width(c->D), D = (size_t)c->D;
-    const int pos = s->length, rows = want == LOGITS_ALL ? n : want == LOGITS_LAST ? 1 : 0;
+    const int pos = s->length, rows = want == LOGITS_ALL ? n : want != LOGITS_NONE;
     const bool step = n == 1 && !is_prefill;
-    const void *const key[3] = {method, tap, (const void *)(intptr_t)(rows + 1)};
+    const void *const key[3] = {method, tap, (const void *)(intptr_t)(want + 1)};
     int rc = 0;
 
     if (check_tokens(s, ids, n)) return -1;
@@ -440,15 +443,17 @@ int forward(struct session *s, const int *ids, int n, bool is_prefill, const str
     if (ops->pass_begin) ops->pass_begin(ids, n, pos, step);
     struct step_graph *graph = step && ops->replay ? find_step(s, key) : NULL;
     if (graph == NULL || !ops->replay(graph)) {
-        float *x = scratch_get(&s->rows, N * (E + H * P + H * D));
-        float *q = x + N * E, *attention = q + N * H * P;
+        /* each layer of a step has a q: a trace on a device reads them at its end */
+        const size_t own = step && ops->device ? H * P : 0, layers = own ? (size_t)c->L : 1;
+        float *x = scratch_get(&s->rows, N * (E + layers * H * P + H * D));
+        float *q = x + N * E, *attention = q + N * layers * H * P;
         ops->embed(x, &s->m->weights->embed, ids, n);
         for (int l = 0; l < c->L && rc == 0; l++) {
             struct layer_pass p = {
                 .session = s, .layer = l, .n = n, .pos0 = pos, .prefill = is_prefill};
-            rc = one_layer(s, &p, x, q, attention, method, tap);
+            rc = one_layer(s, &p, x, q + (size_t)l * own, attention, method, tap);
         }
-        if (rc == 0 && rows > 0) predict(s, x, n, rows, &s->host_logits);
+        if (rc == 0 && rows > 0) predict(s, x, n, rows, want == LOGITS_OUTCOME);
         if (graph) ops->recorded(graph, rc != 0);
     }
     if (rc == 0 && step && tap && tap->stepped) rc = tap->stepped(tap->ctx, s, pos);
@@ -456,7 +461,7 @@ int forward(struct session *s, const int *ids, int n, bool is_prefill, const str
     if (rc) return -1;
     s->length += n;
     if (rows == 0) return 0;
-    *logits = s->host_logits;
+    if (want != LOGITS_OUTCOME) *logits = s->host_logits;
     return check_finite(s, rows, s->length - rows);
 }
 
@@ -491,7 +496,7 @@ int prefill(struct session *s, const int *ids, int n, const struct hooks *tap, c
         }
         if (ops->kv_prefill) ops->kv_prefill(&s->kv[l], n, c, true);
     }
-    if (rc == 0 && logits) predict(s, x, n, 1, &s->host_logits);
+    if (rc == 0 && logits) predict(s, x, n, 1, false);
     if (ops->pass_end && ops->pass_end()) rc = -1;
     if (ops->device) { /* room for the sessions beside it */
         scratch_free(&s->stream);

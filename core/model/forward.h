@@ -73,6 +73,7 @@ struct layer_pass {
     bool want_delta;       /* x and delta are wanted in after() */
     float *columns; /* [H, columns_span], or NULL: attention weights are added up by column */
     size_t columns_span;
+    struct trace_keep keep; /* CUDA: where they are left instead, until the pass is over */
 
     /* Valid in after(), in the backend's memory; on CUDA of the step being recorded: */
     const float *q;      /* [n, H, P] after RoPE */
@@ -93,7 +94,8 @@ struct hooks {
     int (*stepped)(void *ctx, struct session *s, int pos);
 };
 
-enum want_logits { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL };
+/* LOGITS_OUTCOME: only session_outcome() of the last row; *LOGITS is not set. */
+enum want_logits { LOGITS_NONE, LOGITS_OUTCOME, LOGITS_LAST, LOGITS_ALL };
 
 /* Appends N tokens, all in one pass, under the hooks METHOD then TAP (each may be NULL). *LOGITS,
  * unless WANT is LOGITS_NONE, is [1, V] or [n, V] in host memory, the session's, valid until its

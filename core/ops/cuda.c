@@ -66,8 +66,11 @@ static void put(void *to, const void *from, size_t bytes)
     cuda_check(cudaStreamSynchronize(cuda.stream), "copy");
 }
 
+static void run_chain(size_t next_bytes);
+
 static void get(void *to, const void *from, size_t bytes)
 {
+    run_chain(0); /* FROM may be what it makes */
     cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda.stream), "copy");
     cuda_check(cudaStreamSynchronize(cuda.stream), "copy");
 }
@@ -110,6 +113,7 @@ static struct {
     int n;
     const void *next; /* the attention output's weights: what is read after the attention */
     size_t next_bytes;
+    bool beside; /* the session gathers */
 } chain;
 
 static int run_link(const struct cuda_link *l)
@@ -137,7 +141,7 @@ static void run_chain(size_t next_bytes)
     int rc = cuda.broken || work == NULL
                  ? 0
                  : cuda_chain_row(chain.link, chain.n, chain.type, next_bytes ? chain.next : NULL,
-                                  next_bytes, work, cuda.stream);
+                                  next_bytes, chain.beside, work, cuda.stream);
     for (int i = 0; i < chain.n && rc == 1; i++)
         if (run_link(&chain.link[i])) rc = -1;
     cuda_did(rc < 0);
@@ -242,9 +246,10 @@ static void results(const float *logits, const struct outcome *outcome, int n, i
     }
     *out = (const float *)((const char *)cuda.results + first);
     *seen = cuda.results;
-    cuda_check(cudaMemcpyAsync((char *)cuda.results + first, logits, bytes - first,
-                               cudaMemcpyDeviceToHost, cuda.stream),
-               "logits");
+    if (logits)
+        cuda_check(cudaMemcpyAsync((char *)cuda.results + first, logits, bytes - first,
+                                   cudaMemcpyDeviceToHost, cuda.stream),
+                   "logits");
     cuda_check(cudaMemcpyAsync(cuda.results, outcome, (size_t)n * sizeof *outcome,
                                cudaMemcpyDeviceToHost, cuda.stream),
                "logits");
@@ -317,6 +322,7 @@ static void attn_in(float *q, struct kv_layer *kv, const float *x, int n, int po
         if (chain.n == CUDA_CHAIN_LINKS) run_chain(0);
         chain.qkv = a;
         chain.next = w->o.data;
+        chain.beside = d->beside;
         chain.next_bytes = 2 * (size_t)w->o.rows * (size_t)w->o.cols;
         put_off((struct cuda_link){.kind = LINK_QKV, .qkv = &chain.qkv}, w->q.type);
         return;
@@ -446,7 +452,6 @@ static void attn_out(float *x, float *delta, float *before, const float *attenti
                                    .delta = delta,
                                    .before = before},
                 w->o.type);
-        if (delta || before) run_chain(0); /* hooks look at them */
         return;
     }
     const size_t bytes = (size_t)n * (size_t)c->E * sizeof *x;
@@ -701,6 +706,7 @@ static const struct ops cuda_ops = {
     .fetch = cuda_fetch,
     .trace_begin = cuda_trace_begin,
     .trace_close = cuda_trace_close,
+    .trace_keep = cuda_trace_keep,
     .trace_layer = cuda_trace_layer,
     .trace_send = cuda_trace_send,
     .trace_await = cuda_trace_await,

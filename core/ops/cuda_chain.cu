@@ -662,7 +662,8 @@ static int set_link(struct product *k, const struct cuda_link *from, enum dtype 
     return k->segments > MANY ? 1 : 0;
 }
 
-template <class T> static int run_chain(struct chain *p, int segments, cudaStream_t stream)
+template <class T>
+static int run_chain(struct chain *p, int segments, int blocks, cudaStream_t stream)
 {
     const struct cuda_device *device = cuda_device();
     void (*const kernel)(struct chain) =
@@ -680,13 +681,14 @@ template <class T> static int run_chain(struct chain *p, int segments, cudaStrea
     /* Neighbours in a stream share a multiprocessor only when they divide it the same way. */
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                   cudaSharedmemCarveoutMaxShared));
-    return launch(kernel, dim3((unsigned)device->sms), dim3(THREADS), size, stream, *p);
+    return launch(kernel, dim3((unsigned)blocks), dim3(THREADS), size, stream, *p);
 }
 
 int cuda_chain_row(const struct cuda_link *links, int n, enum dtype type, const void *next,
-                   size_t next_bytes, void *work, cudaStream_t stream)
+                   size_t next_bytes, bool beside, void *work, cudaStream_t stream)
 {
     const struct cuda_device *device = cuda_device();
+    const int blocks = cuda_blocks(beside);
     struct chain p = {};
     int turn = 0, segments = 0;
 
@@ -699,10 +701,10 @@ int cuda_chain_row(const struct cuda_link *links, int n, enum dtype type, const 
         struct product *k = &p.links[l];
         const int rc = set_link(k, &links[l], type);
         if (rc) return rc;
-        k->share = k->units / device->sms;
-        k->more = k->units % device->sms;
+        k->share = k->units / blocks;
+        k->more = k->units % blocks;
         k->turn = turn;
-        turn = (turn + k->more) % device->sms;
+        turn = (turn + k->more) % blocks;
         if (4 * k->width > p.slot_size) p.slot_size = 4 * k->width;
         if (k->segments > segments) segments = k->segments;
     }
@@ -711,8 +713,8 @@ int cuda_chain_row(const struct cuda_link *links, int n, enum dtype type, const 
     if (next && (uintptr_t)next % 16 == 0) { /* shares of whole 16 bytes, as the fetch wants them */
         const size_t most = (size_t)CHAIN_NEXT << 10;
         p.next = (const char *)next;
-        p.next_share = next_bytes / (size_t)device->sms / 16 * 16;
+        p.next_share = next_bytes / (size_t)blocks / 16 * 16;
         p.next_most = p.next_share < most ? p.next_share : most;
     }
-    WITH_TYPE(type, return run_chain<T>(&p, segments, stream));
+    WITH_TYPE(type, return run_chain<T>(&p, segments, blocks, stream));
 }

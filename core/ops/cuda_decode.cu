@@ -767,7 +767,7 @@ int cuda_decode_attention(const struct cuda_decode *a, cudaStream_t stream)
         d.more_heads = h > 0;
         const int tiles = d.heads > 8 ? 2 : 1;
         const int whole = (a->most - 1) / (ENTRIES * warps_of(a->D, tiles)) + 1; /* blocks' tiles */
-        const size_t blocks = (size_t)cuda_device()->sms * blocks_of(a->D, tiles);
+        const size_t blocks = (size_t)cuda_blocks(a->beside) * blocks_of(a->D, tiles);
         const size_t all = (size_t)a->n * units;
         size_t splits = blocks * WAVES / all;
         if (splits > MAX_SPLITS) splits = MAX_SPLITS;

@@ -1,13 +1,13 @@
 /* cuda_gather.cu - rows of keys and values between pinned host memory and the device.
  *
  * The kernels read and write host memory in place, over the link. What they reach is bytes in
- * flight over the time of a round trip (about 2 microseconds), so that few blocks with several
- * loads a thread are enough, and leave the multiprocessors to the kernels that they run beside.
+ * flight over the time of a round trip (about 2 microseconds), so that few multiprocessors are
+ * enough; the kernels that run beside a gather leave it those (CUDA_GATHER_BLOCKS).
  */
 #include "core/ops/cuda_util.cuh"
 
-/* A gather's block is so small that it fits a multiprocessor beside a block of the attention. */
-enum { GATHER_BLOCKS = 64, GATHER_THREADS = 64, LOADS = 4, BLOCKS = 32, THREADS = 256 };
+/* A gather's block takes all registers of a multiprocessor, and so has it for itself. */
+enum { GATHER_THREADS = 1024, LOADS = 4, BLOCKS = 32, THREADS = 256 };
 
 /* What is moved, in chunks of 16 bytes: a row of a head has CHUNKS (a power of two). */
 struct rows {
@@ -19,7 +19,7 @@ struct rows {
     int first;
 };
 
-static __global__ void __maxnreg__(64) gather_kernel(struct rows a)
+static __global__ void __launch_bounds__(GATHER_THREADS) gather_kernel(struct rows a)
 {
     const unsigned n = (unsigned)min(__ldcg(a.count), a.stride);
     const unsigned width = (unsigned)(a.sets == 1 ? a.G * a.chunks : a.chunks); /* contiguous */
@@ -91,7 +91,7 @@ int cuda_gather_rows(void *packed_k, void *packed_v, const void *host, const int
     a.log_chunks = D == 64 ? 3 : 4;
     a.parts = parts == PART_BOTH ? 2 : 1;
     a.first = parts == PART_V;
-    return run_gather(&a, GATHER_BLOCKS, GATHER_THREADS, stream);
+    return run_gather(&a, CUDA_GATHER_BLOCKS, GATHER_THREADS, stream);
 }
 
 static __global__ void __launch_bounds__(THREADS)

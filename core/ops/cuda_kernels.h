@@ -36,6 +36,18 @@ struct cuda_device {
 };
 const struct cuda_device *cuda_device(void);
 
+/* Multiprocessors that a gather has for itself: reads over the link wait for microseconds, and what
+ * shares a multiprocessor with them would wait behind them. */
+#define CUDA_GATHER_BLOCKS 12
+
+/* Blocks of a kernel that fills the device with one on each multiprocessor; BESIDE: beside a
+ * gather. */
+static inline int cuda_blocks(bool beside)
+{
+    const struct cuda_device *d = cuda_device();
+    return beside && d->sms > 4 * CUDA_GATHER_BLOCKS ? d->sms - CUDA_GATHER_BLOCKS : d->sms;
+}
+
 /* Devices of this machine; 0 also where there is no driver. Never fails aloud. */
 int cuda_device_count(void);
 /* Makes device INDEX the one in use. 0, or -1 after fail(): no such device, a driver too old, a
@@ -106,12 +118,13 @@ struct cuda_link {
     const struct cuda_qkv *qkv; /* host memory, read before the launcher returns */
 };
 size_t cuda_chain_work(void);
-/* NEXT, unless NULL: NEXT_BYTES of constants that are read soon after, begun to be fetched. WORK is
- * zeroed once, and never used by two launches at the same time; they take the whole device, so no
- * two may run at the same time at all. 0, -1 after fail(), or 1 with nothing done: not on this
- * device (before 9.0), or not these products (q/k norms, more than 32768 inputs). */
+/* BESIDE: a gather may run at the same time. NEXT, unless NULL: NEXT_BYTES of constants that are
+ * read soon after, begun to be fetched. WORK is zeroed once, and never used by two launches at the
+ * same time; they take the whole device, so no two may run at the same time at all. 0, -1 after
+ * fail(), or 1 with nothing done: not on this device (before 9.0), or not these products (q/k
+ * norms, more than 32768 inputs). */
 int cuda_chain_row(const struct cuda_link *links, int n, enum dtype type, const void *next,
-                   size_t next_bytes, void *work, cudaStream_t stream);
+                   size_t next_bytes, bool beside, void *work, cudaStream_t stream);
 
 /* What is to be known of each row of logits [n, V]: the largest and its index (ties to the lower),
  * and the log of the sum of exponentials (NaN or infinite where a logit is not finite). */
@@ -301,22 +314,55 @@ struct cuda_trace_rows {
 };
 int cuda_trace_rows(const struct cuda_trace_rows *a, cudaStream_t stream);
 
-/* What the compact form keeps of a layer, and how far attention turns its input. */
+/* What the compact form keeps of a layer. */
 enum { CUDA_TRACE_PARTS = 32 };
 struct cuda_trace_compact {
     struct cuda_seen seen;
-    const int *idx; /* [k] positions, or NULL: neither SCORE, MASS nor PARTS is wanted */
+    const int *idx; /* [k] positions */
     int k;
     float *score, *mass;             /* [k] out */
     const float *given, *given_mass; /* by position; NULL: the largest logit, the mean weight */
     float *parts; /* [CUDA_TRACE_PARTS] out: their sum is the weight, as the mean over the heads, of
                    * the entries from FIRST on, or behind the list */
     int first;
-    float *importance;      /* [1] out: 1 - cos(x, x + delta), or NULL */
-    const float *x, *delta; /* [E] */
-    int E;
 };
 int cuda_trace_compact(const struct cuda_trace_compact *a, cudaStream_t stream);
+
+/* The same of several layers that saw everything, when the step is over: their attention has left
+ * the groups' scores, and the weights of the few positions are computed again from q and k. */
+enum { CUDA_TRACE_LAYERS = 32 };
+struct cuda_trace_late {
+    struct {
+        const void *k;  /* [G, room, D] 16-bit */
+        const float *q; /* [H, D] */
+        int room;
+        int layer; /* its row of what comes out */
+    } of[CUDA_TRACE_LAYERS];
+    int layers, H, G, D;
+    enum dtype type;
+    const float *scores, *lse; /* [layers, G, span], [layers, H] */
+    size_t span;
+    const int *pos;
+    const int *idx; /* [layers, k] positions */
+    int k, first;
+    int *top;            /* [.., k] out: idx */
+    float *score, *mass; /* [.., k] out: the largest score of a group, the mean weight */
+    float *parts;        /* [.., CUDA_TRACE_PARTS] out, as above */
+};
+int cuda_trace_late(const struct cuda_trace_late *a, cudaStream_t stream);
+
+/* importance [n] = 1 - cos(x, x + delta) for each row of x and delta [n, E]. */
+int cuda_trace_turns(float *importance, const float *x, const float *delta, int n, int E,
+                     cudaStream_t stream);
+
+/* to [1 + sets * most] of each of N selections, one after the other: *count, and of each set of idx
+ * [sets, stride] what lies in the first MOST entries. */
+struct cuda_selected {
+    const int *idx, *count;
+    int stride;
+};
+int cuda_trace_selected(int *to, const struct cuda_selected *from, int n, int sets, int most,
+                        cudaStream_t stream);
 
 /* to [n, size] = n times from [size]. */
 int cuda_repeat_row(float *to, const float *from, int n, size_t size, cudaStream_t stream);

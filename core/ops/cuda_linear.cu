@@ -31,8 +31,9 @@
 #define LINEAR_AHEAD 64 /* KiB that a block fetches into the L2 beyond the ring */
 #endif
 #ifndef LINEAR_LEFT
-#define LINEAR_LEFT (1 << 30) /* pieces still to be asked for when the next kernel is let in: any  \
-                               */
+#define LINEAR_LEFT                                                                                \
+    (1 << 30) /* pieces still to be asked for when the next kernel is let in: any                  \
+               */
 #endif
 #ifndef LINEAR_BULK
 #define LINEAR_BULK 1 /* bulk copies where the device has them */

@@ -99,8 +99,11 @@ void cuda_kv_used(struct cuda_kv *c);
 int cuda_trace_begin(struct step_trace **t, const struct trace_plan *plan,
                      const struct model_config *c);
 void cuda_trace_close(struct step_trace *t);
+struct trace_keep cuda_trace_keep(struct step_trace *t, int layer, bool listed,
+                                  const struct kv_layer *kv, size_t span);
 void cuda_trace_layer(struct step_trace *t, const struct trace_layer *a);
-void cuda_trace_send(struct step_trace *t, int slot, int pos);
+void cuda_trace_send(struct step_trace *t, int slot, int pos,
+                     const struct selection *const *selected);
 const char *cuda_trace_await(struct step_trace *t, int slot, struct trace_step *out);
 
 #endif

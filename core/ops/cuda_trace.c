@@ -16,7 +16,7 @@ _Static_assert((int)CUDA_TRACE_PARTS == (int)TRACE_PARTS,
 
 /* Where things lie in a step's memory, in bytes; rows of all positions come last. */
 struct layout {
-    size_t top, top_score, top_mass, after, importance, reuse;
+    size_t top, top_score, top_mass, after, importance, reuse, selected;
     size_t rows, pitch; /* of mass, then of score: [L, pitch] each */
     size_t bytes;
 };
@@ -35,6 +35,13 @@ struct step_trace {
     int *ignored;                  /* [2] count and tail of a choice, which are known */
     int *chosen, *count, *tail;    /* reuse: [L, k], [L], [L] */
     float *q, *out, *delta, *sink; /* reuse: [L, H, D] twice, [L, E], [E] */
+    float *x, *turn;               /* importance: [L, E] twice */
+
+    /* layers of this step whose top is found when it is over, in their order, and their scores */
+    struct cuda_trace_late late;
+    int *late_idx; /* [CUDA_TRACE_LAYERS, top] */
+    char *kept;
+    size_t kept_bytes;
 
     cudaStream_t stream;
     struct slot {
@@ -58,6 +65,18 @@ static size_t value_size(const struct trace_plan *p)
     return p->halves ? 2 : 4;
 }
 
+/* Numbers of a selection: how many, and which. */
+static size_t selection_size(const struct trace_plan *p)
+{
+    return 1 + (size_t)p->sets * (size_t)p->selected;
+}
+
+/* Layers whose top is found together. */
+static size_t late_layers(const struct step_trace *t)
+{
+    return t->c->L < CUDA_TRACE_LAYERS ? (size_t)t->c->L : CUDA_TRACE_LAYERS;
+}
+
 static struct layout layout_of(const struct trace_plan *p, const struct model_config *c)
 {
     const size_t L = (size_t)c->L, top = L * (size_t)p->top;
@@ -69,6 +88,7 @@ static struct layout layout_of(const struct trace_plan *p, const struct model_co
     a.after = take(&end, (p->top ? L * TRACE_PARTS : 0) * sizeof(float));
     a.importance = take(&end, (p->importance ? L : 0) * sizeof(float));
     a.reuse = take(&end, (p->reuse ? 2 * L * L : 0) * sizeof(float));
+    a.selected = take(&end, (size_t)p->selections * selection_size(p) * sizeof(int));
     a.rows = end;
     take(&a.pitch, (size_t)p->room * value_size(p));
     a.bytes = end + (size_t)(p->mass + p->score) * L * a.pitch;
@@ -101,6 +121,9 @@ static int prepare(struct step_trace *t)
     const size_t out = take(&end, reuse * heads * sizeof(float));
     const size_t delta = take(&end, reuse * E * sizeof(float));
     const size_t sink = take(&end, (reuse ? E : 0) * sizeof(float));
+    const size_t x = take(&end, (p->importance ? L * E : 0) * sizeof(float));
+    const size_t turn = take(&end, (p->importance ? L * E : 0) * sizeof(float));
+    const size_t late_idx = take(&end, late_layers(t) * (size_t)p->top * sizeof(int));
     if (grow(&t->work, &t->work_bytes, end, "working memory of a trace")) return -1;
     t->score = (float *)(t->work + score);
     t->mass = (float *)(t->work + mass);
@@ -113,6 +136,10 @@ static int prepare(struct step_trace *t)
     t->out = (float *)(t->work + out);
     t->delta = (float *)(t->work + delta);
     t->sink = (float *)(t->work + sink);
+    t->x = (float *)(t->work + x);
+    t->turn = (float *)(t->work + turn);
+    t->late_idx = (int *)(t->work + late_idx);
+    t->late.layers = 0;
     cuda_check(cudaMemsetAsync(t->work, 0, end, cuda.stream), "clear");
     if (reuse) {
         int *both = xmalloc(2 * L * sizeof *both);
@@ -198,37 +225,104 @@ void cuda_trace_close(struct step_trace *t)
     }
     cuda_release(t->step);
     cuda_release(t->work);
+    cuda_release(t->kept);
     free(t);
 }
 
 /* ---- a layer of a step */
+
+/* IDX [sets, k] = the best candidates by the SCORES [sets, G, span] of the groups. */
+static void choose_best(struct step_trace *t, const float *scores, size_t span, int sets, int *idx,
+                        int k)
+{
+    const int n = t->plan.n_prefill;
+    const struct cuda_select s = {.idx = idx,
+                                  .count = t->ignored,
+                                  .tail = t->ignored + 1,
+                                  .score = scores,
+                                  .span = span,
+                                  .pos = cuda.pos,
+                                  .n_prefill = n,
+                                  .sets = sets,
+                                  .pooled = t->c->G,
+                                  .stride = k,
+                                  .budget = k,
+                                  .refresh = 1,
+                                  .most = n,
+                                  .work = cuda_work(WORK_SELECT, cuda_select_work(sets, n))};
+    if (s.work) cuda_did(cuda_select_row(&s, cuda.stream));
+}
 
 /* IDX [k] = the best candidates: by the scores of each position that the trace has made, or of the
  * groups, as the attention left them. */
 static void choose(struct step_trace *t, const struct trace_layer *a, bool made, int *idx, int k)
 {
     const int n = t->plan.n_prefill;
-    void *work = cuda_work(WORK_SELECT, cuda_select_work(1, n));
-    if (work == NULL) return;
-    if (made) {
-        cuda_did(cuda_top_k(idx, t->score, n, k, work, cuda.stream));
+    if (!made) {
+        choose_best(t, a->seen.scores, a->seen.span, 1, idx, k);
         return;
     }
-    const struct cuda_select s = {.idx = idx,
-                                  .count = t->ignored,
-                                  .tail = t->ignored + 1,
-                                  .score = a->seen.scores,
-                                  .span = a->seen.span,
-                                  .pos = cuda.pos,
-                                  .n_prefill = n,
-                                  .sets = 1,
-                                  .pooled = t->c->G,
-                                  .stride = k,
-                                  .budget = k,
-                                  .refresh = 1,
-                                  .most = n,
-                                  .work = work};
-    cuda_did(cuda_select_row(&s, cuda.stream));
+    void *work = cuda_work(WORK_SELECT, cuda_select_work(1, n));
+    if (work) cuda_did(cuda_top_k(idx, t->score, n, k, work, cuda.stream));
+}
+
+/* The top of the layers that were put off: all together they take little longer than one. */
+static void catch_up(struct step_trace *t)
+{
+    struct cuda_trace_late *a = &t->late;
+    const int k = t->plan.top;
+    if (a->layers == 0 || cuda.broken) return;
+    choose_best(t, a->scores, a->span, a->layers, t->late_idx, k);
+    a->H = t->c->H;
+    a->G = t->c->G;
+    a->D = t->c->D;
+    a->pos = cuda.pos;
+    a->idx = t->late_idx;
+    a->k = k;
+    a->first = t->plan.n_prefill;
+    a->top = (int *)(t->step + t->at.top);
+    a->score = (float *)(t->step + t->at.top_score);
+    a->mass = (float *)(t->step + t->at.top_mass);
+    a->parts = (float *)(t->step + t->at.after);
+    if (!cuda.broken) cuda_did(cuda_trace_late(a, cuda.stream));
+}
+
+struct trace_keep cuda_trace_keep(struct step_trace *t, int layer, bool listed,
+                                  const struct kv_layer *kv, size_t span)
+{
+    const struct trace_plan *p = &t->plan;
+    const size_t L = late_layers(t), E = (size_t)t->c->E, H = (size_t)t->c->H;
+    const size_t rows = (size_t)t->c->G * span;
+    struct cuda_trace_late *late = &t->late;
+    struct trace_keep keep = {0};
+    if (layer == 0) late->layers = 0;
+    if (p->importance) {
+        keep.x = t->x + (size_t)layer * E;
+        keep.delta = t->turn + (size_t)layer * E;
+    }
+    if (!p->top || listed || p->pool != SCORE_MAX_LOGIT || kv->cuda->place != KV_HERE) return keep;
+    if (late->layers == (int)L) {
+        catch_up(t);
+        late->layers = 0;
+    }
+    const size_t slot = (size_t)late->layers;
+    /* the first time that a step runs; when it is recorded the memory is there */
+    if (grow(&t->kept, &t->kept_bytes, L * (rows + H) * sizeof(float), "scores of a trace")) {
+        cuda.broken = true;
+        return keep;
+    }
+    float *scores = (float *)t->kept, *lse = scores + L * rows;
+    late->scores = scores;
+    late->lse = lse;
+    late->span = span;
+    late->type = kv->cuda->type;
+    late->of[slot].k = kv->cuda->k;
+    late->of[slot].room = kv->cuda->room;
+    late->of[slot].layer = layer;
+    late->layers++;
+    keep.scores = scores + slot * rows;
+    keep.lse = lse + slot * H;
+    return keep;
 }
 
 /* The attention output of layer j with the top k of each layer i up to it, against its own. */
@@ -280,10 +374,12 @@ static void *row_of(struct step_trace *t, bool asked, int which, int layer)
 void cuda_trace_layer(struct step_trace *t, const struct trace_layer *a)
 {
     const struct trace_plan *p = &t->plan;
-    const int H = t->c->H;
+    const int H = t->c->H, last = t->late.layers - 1;
     const bool listed = a->view.idx != NULL, weights = p->pool == SCORE_MAX_WEIGHT;
-    const bool chooses = p->top || p->reuse, made = listed || weights;
+    const bool late = last >= 0 && t->late.of[last].layer == a->layer;
+    const bool chooses = (p->top && !late) || p->reuse, made = listed || weights;
     const size_t layer = (size_t)a->layer;
+    if (late) t->late.of[last].q = a->q;
     const struct cuda_seen seen = {.logits = a->seen.logits,
                                    .lse = a->seen.lse,
                                    .span = a->seen.span,
@@ -316,11 +412,8 @@ void cuda_trace_layer(struct step_trace *t, const struct trace_layer *a)
                                          .k = p->top,
                                          .given = made ? t->score : NULL,
                                          .given_mass = listed ? t->mass : NULL,
-                                         .first = p->n_prefill,
-                                         .x = a->x,
-                                         .delta = a->delta,
-                                         .E = t->c->E};
-    if (p->top) {
+                                         .first = p->n_prefill};
+    if (p->top && !late) {
         const size_t first = layer * (size_t)p->top;
         int *idx = (int *)(t->step + t->at.top) + first;
         choose(t, a, made, idx, p->top);
@@ -328,17 +421,35 @@ void cuda_trace_layer(struct step_trace *t, const struct trace_layer *a)
         compact.score = (float *)(t->step + t->at.top_score) + first;
         compact.mass = (float *)(t->step + t->at.top_mass) + first;
         compact.parts = (float *)(t->step + t->at.after) + layer * TRACE_PARTS;
+        cuda_did(cuda_trace_compact(&compact, cuda.stream));
     }
-    if (p->importance) compact.importance = (float *)(t->step + t->at.importance) + layer;
-    if (p->top || p->importance) cuda_did(cuda_trace_compact(&compact, cuda.stream));
     if (p->reuse) measure_reuse(t, a, made);
 }
 
 /* ---- a step on its way */
 
-void cuda_trace_send(struct step_trace *t, int slot, int pos)
+static void copy_selections(struct step_trace *t, const struct selection *const *selected)
+{
+    const struct trace_plan *p = &t->plan;
+    struct cuda_selected *from = xmalloc((size_t)p->selections * sizeof *from);
+    for (int i = 0; i < p->selections; i++)
+        from[i] = (struct cuda_selected){.idx = selected[i]->idx,
+                                         .count = selected[i]->count,
+                                         .stride = selected[i]->rule.stride};
+    cuda_did(cuda_trace_selected((int *)(t->step + t->at.selected), from, p->selections, p->sets,
+                                 p->selected, cuda.stream));
+    free(from);
+}
+
+void cuda_trace_send(struct step_trace *t, int slot, int pos,
+                     const struct selection *const *selected)
 {
     struct slot *s = &t->slot[slot];
+    catch_up(t);
+    if (t->plan.importance && !cuda.broken)
+        cuda_did(cuda_trace_turns((float *)(t->step + t->at.importance), t->x, t->turn, t->c->L,
+                                  t->c->E, cuda.stream));
+    if (t->plan.selections && !cuda.broken) copy_selections(t, selected);
     const size_t rows = (size_t)(t->plan.mass + t->plan.score) * (size_t)t->c->L;
     size_t end = 0;
     s->T = pos + 1 < t->plan.room ? pos + 1 : t->plan.room;
@@ -379,6 +490,7 @@ const char *cuda_trace_await(struct step_trace *t, int slot, struct trace_step *
                                .top_mass = (const float *)(s->host + at->top_mass),
                                .after = (const float *)(s->host + at->after),
                                .importance = (const float *)(s->host + at->importance),
-                               .reuse = (const float *)(s->host + at->reuse)};
+                               .reuse = (const float *)(s->host + at->reuse),
+                               .selected = (const int *)(s->host + at->selected)};
     return NULL;
 }

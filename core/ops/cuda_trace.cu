@@ -285,47 +285,279 @@ static __device__ void weigh_tail(const struct cuda_trace_compact &a, int part)
     if (threadIdx.x == 0) a.parts[part] = sum / (float)s.H;
 }
 
-/* In double: a cosine near 1 is taken from 1. */
-static __device__ void weigh_layer(const struct cuda_trace_compact &a)
-{
-    double xy = 0, xx = 0, yy = 0;
-    for (int i = threadIdx.x; i < a.E; i += THREADS) {
-        const double x = __ldcg(a.x + i), y = x + __ldcg(a.delta + i);
-        xy += x * y;
-        xx += x * x;
-        yy += y * y;
-    }
-    xy = block_sum(xy);
-    xx = block_sum(xx);
-    yy = block_sum(yy);
-    if (threadIdx.x == 0) *a.importance = (float)(1 - xy / sqrt(xx * yy));
-}
-
-/* Blocks for the positions, for the tail, for the layer. */
+/* Blocks for the positions, then for the tail. */
 static __global__ void __launch_bounds__(THREADS) compact_kernel(struct cuda_trace_compact a)
 {
-    const int warps = THREADS / 32, positions = a.idx ? (a.k + warps - 1) / warps : 0;
-    const int block = (int)blockIdx.x, parts = a.idx ? CUDA_TRACE_PARTS : 0;
+    const int warps = THREADS / 32, positions = (a.k + warps - 1) / warps;
+    const int block = (int)blockIdx.x;
     pdl_trigger();
     pdl_wait();
     if (block < positions)
         compact_positions(a, block);
-    else if (block < positions + parts)
-        weigh_tail(a, block - positions);
     else
-        weigh_layer(a);
+        weigh_tail(a, block - positions);
 }
 
 int cuda_trace_compact(const struct cuda_trace_compact *a, cudaStream_t stream)
 {
     const int warps = THREADS / 32;
-    const int blocks =
-        (a->idx ? (a->k + warps - 1) / warps + CUDA_TRACE_PARTS : 0) + (a->importance != NULL);
-    if (a->idx && (check_seen(&a->seen, "compact trace") || a->k < 1 || a->first < 0))
+    if (check_seen(&a->seen, "compact trace")) return -1;
+    if (a->k < 1 || a->first < 0)
         return fail("compact trace: %d positions, tail from %d", a->k, a->first);
-    if (blocks == 0 || (a->importance && a->E < 1))
-        return fail("compact trace: nothing to do, width %d", a->E);
-    return launch(compact_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, stream, *a);
+    return launch(compact_kernel, dim3((unsigned)((a->k + warps - 1) / warps + CUDA_TRACE_PARTS)),
+                  dim3(THREADS), 0, stream, *a);
+}
+
+/* ---- the compact form of layers that saw everything, from q and k */
+
+enum {
+    WARPS = THREADS / 32,
+    BATCH = 4, /* positions that a warp weighs at once */
+    LOADS = 2, /* of their keys, that it has on the way for each */
+    TAIL_BLOCKS = CUDA_TRACE_PARTS / WARPS
+};
+
+/* A row of K is a lane's 16 bytes times these; so many kv heads' rows a warp loads at once. */
+template <int D> struct deal {
+    enum { CHUNKS = D / 8, UNITS = 32 / CHUNKS };
+};
+
+/* As the attention takes a query: scaled, then its rounding and the rounding of the remainder. */
+template <class T> static __device__ __forceinline__ float as_attended(float x, float scale)
+{
+    x *= scale;
+    const float high = to_float(from_float<T>(x));
+    return high + to_float(from_float<T>(x - high));
+}
+
+/* The weight of the BATCH positions P of the row K, added up over the heads: of the position that
+ * batch_place() names to a lane. Q [H, 2, CHUNKS]: element (j, c) is the dimensions from 8 c + 4 j.
+ */
+template <class T, int D>
+static __device__ __forceinline__ float weigh_batch(const float4 *q, const float *lse,
+                                                    const char *k, size_t kv_head,
+                                                    const int (&p)[BATCH], int G, int R)
+{
+    constexpr int CHUNKS = deal<D>::CHUNKS, UNITS = deal<D>::UNITS;
+    const int lane = threadIdx.x % 32, chunk = lane % CHUNKS, unit = lane / CHUNKS;
+    const bool upper = lane & (CHUNKS / 2), odd = lane & (CHUNKS / 4);
+    float sum = 0;
+    for (int g0 = 0; g0 < G; g0 += LOADS * UNITS) {
+        uint4 row[LOADS][BATCH];
+#pragma unroll
+        for (int l = 0; l < LOADS; l++)
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                const int g = min(g0 + l * UNITS + unit, G - 1);
+                row[l][i] = __ldcg(reinterpret_cast<const uint4 *>(
+                    k + g * kv_head + (size_t)p[i] * (2 * D) + 16 * chunk));
+            }
+#pragma unroll
+        for (int l = 0; l < LOADS; l++) {
+            if (g0 + l * UNITS >= G) break;
+            const int g = g0 + l * UNITS + unit, first = min(g, G - 1) * R;
+            float2 key[BATCH][4];
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                key[i][0] = unpack<T>(row[l][i].x), key[i][1] = unpack<T>(row[l][i].y);
+                key[i][2] = unpack<T>(row[l][i].z), key[i][3] = unpack<T>(row[l][i].w);
+            }
+#pragma unroll 1
+            for (int h = first; h < first + R; h++) {
+                const float4 a = q[2 * h * CHUNKS + chunk], b = q[(2 * h + 1) * CHUNKS + chunk];
+                float x[BATCH];
+#pragma unroll
+                for (int i = 0; i < BATCH; i++) {
+                    x[i] = a.x * key[i][0].x + a.y * key[i][0].y;
+                    x[i] += a.z * key[i][1].x + a.w * key[i][1].y;
+                    x[i] += b.x * key[i][2].x + b.y * key[i][2].y;
+                    x[i] += b.z * key[i][3].x + b.w * key[i][3].y;
+                }
+                /* added up over the lanes of a row, each of which is left with one position */
+                float y = upper ? x[2] : x[0], z = upper ? x[3] : x[1];
+                y += __shfl_xor_sync(0xffffffffu, upper ? x[0] : x[2], CHUNKS / 2);
+                z += __shfl_xor_sync(0xffffffffu, upper ? x[1] : x[3], CHUNKS / 2);
+                float logit = odd ? z : y;
+                logit += __shfl_xor_sync(0xffffffffu, odd ? y : z, CHUNKS / 4);
+#pragma unroll
+                for (int d = CHUNKS / 8; d > 0; d >>= 1)
+                    logit += __shfl_xor_sync(0xffffffffu, logit, d);
+                if (g < G) sum += expf(logit - lse[h]);
+            }
+        }
+    }
+#pragma unroll
+    for (int d = CHUNKS; d < 32; d <<= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+    return sum;
+}
+
+template <int D> static __device__ __forceinline__ int batch_place(int lane)
+{
+    constexpr int CHUNKS = deal<D>::CHUNKS;
+    return (lane & (CHUNKS / 2) ? 2 : 0) + (lane & (CHUNKS / 4) ? 1 : 0);
+}
+
+/* Grid [blocks, layers]: blocks for the positions, then for the tail, a part to a warp. */
+template <class T, int D>
+static __global__ void __launch_bounds__(THREADS) late_kernel(struct cuda_trace_late a)
+{
+    extern __shared__ float4 q[]; /* [H, 2, CHUNKS], then lse [H] */
+    constexpr int CHUNKS = deal<D>::CHUNKS;
+    float *lse = reinterpret_cast<float *>(q + a.H * (D / 4));
+    const int positions = (a.k + WARPS * BATCH - 1) / (WARPS * BATCH), R = a.H / a.G;
+    const int slot = (int)blockIdx.y, layer = a.of[slot].layer;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, place = batch_place<D>(lane);
+    const char *k = static_cast<const char *>(a.of[slot].k);
+    const size_t kv_head = (size_t)a.of[slot].room * (2 * D);
+    const float scale = 1 / sqrtf((float)D);
+
+    pdl_trigger();
+    pdl_wait();
+    for (int i = threadIdx.x; i < a.H * (D / 4); i += THREADS) {
+        const int h = i / (D / 4), four = i % (D / 4);
+        float4 x = __ldcg(reinterpret_cast<const float4 *>(a.of[slot].q) + i);
+        x.x = as_attended<T>(x.x, scale), x.y = as_attended<T>(x.y, scale);
+        x.z = as_attended<T>(x.z, scale), x.w = as_attended<T>(x.w, scale);
+        q[(2 * h + four % 2) * CHUNKS + four / 2] = x;
+    }
+    for (int h = threadIdx.x; h < a.H; h += THREADS)
+        lse[h] = __ldcg(a.lse + (size_t)slot * a.H + h);
+    __syncthreads();
+
+    int p[BATCH];
+    if ((int)blockIdx.x < positions) {
+        const int w = ((int)blockIdx.x * WARPS + warp) * BATCH, n = min(a.k - w, (int)BATCH);
+        const size_t out = (size_t)layer * a.k + w;
+        if (n <= 0) return;
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            p[i] = __ldcg(a.idx + (size_t)slot * a.k + w + min(i, n - 1));
+        const float sum = weigh_batch<T, D>(q, lse, k, kv_head, p, a.G, R);
+        if (lane < CHUNKS && lane % (CHUNKS / 4) == 0 && place < n)
+            a.mass[out + place] = sum / (float)a.H;
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            const float *score = a.scores + (size_t)slot * a.G * a.span + p[i];
+            float best = -CUDART_INF_F;
+            for (int g = lane; g < a.G; g += 32) best = fmaxf(best, __ldcg(score + g * a.span));
+            best = warp_max(best);
+            if (lane == 0 && i < n) {
+                a.top[out + i] = p[i];
+                a.score[out + i] = best;
+            }
+        }
+        return;
+    }
+    const int part = ((int)blockIdx.x - positions) * WARPS + warp;
+    const int n = __ldcg(a.pos) + 1 - a.first;
+    float sum = 0;
+    for (int i0 = part * BATCH; i0 < n; i0 += CUDA_TRACE_PARTS * BATCH) {
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) p[i] = a.first + min(i0 + i, n - 1);
+        const float weight = weigh_batch<T, D>(q, lse, k, kv_head, p, a.G, R);
+        if (i0 + place < n) sum += weight;
+    }
+    sum += __shfl_xor_sync(0xffffffffu, sum, CHUNKS / 2);
+    sum += __shfl_xor_sync(0xffffffffu, sum, CHUNKS / 4);
+    if (lane == 0) a.parts[(size_t)layer * CUDA_TRACE_PARTS + part] = sum / (float)a.H;
+}
+
+template <class T, int D>
+static int start_late(const struct cuda_trace_late *a, cudaStream_t stream)
+{
+    const int positions = (a->k + WARPS * BATCH - 1) / (WARPS * BATCH);
+    const size_t shared = (size_t)a->H * (D + 1) * sizeof(float);
+    if (shared > 40 * 1024)
+        CUDA_TRY(cudaFuncSetAttribute(late_kernel<T, D>,
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    return launch(late_kernel<T, D>, dim3((unsigned)(positions + TAIL_BLOCKS), (unsigned)a->layers),
+                  dim3(THREADS), shared, stream, *a);
+}
+
+int cuda_trace_late(const struct cuda_trace_late *a, cudaStream_t stream)
+{
+    int rc;
+    if (a->layers < 1 || a->layers > CUDA_TRACE_LAYERS || a->k < 1 || a->first < 0)
+        return fail("late trace: %d layers, %d positions, tail from %d", a->layers, a->k, a->first);
+    if (a->G < 1 || a->H < 1 || a->H % a->G || (a->D != 64 && a->D != 128) ||
+        (size_t)a->H * (a->D + 1) * sizeof(float) > cuda_device()->shared)
+        return fail("late trace: %d query heads on %d kv heads of width %d", a->H, a->G, a->D);
+    for (int i = 0; i < a->layers; i++)
+        if (!aligned(a->of[i].k) || !aligned(a->of[i].q))
+            return fail("late trace: an array is not 16-byte aligned");
+    WITH_TYPE(a->type,
+              rc = a->D == 64 ? start_late<T, 64>(a, stream) : start_late<T, 128>(a, stream));
+    return rc;
+}
+
+/* ---- how far attention turns a layer's input */
+
+/* Grid [n]. In double: a cosine near 1 is taken from 1. */
+static __global__ void __launch_bounds__(THREADS)
+    turns_kernel(float *importance, const float *x, const float *delta, int E)
+{
+    double xy = 0, xx = 0, yy = 0;
+    x += (size_t)blockIdx.x * E;
+    delta += (size_t)blockIdx.x * E;
+    pdl_trigger();
+    pdl_wait();
+    for (int i = threadIdx.x; i < E; i += THREADS) {
+        const double from = __ldcg(x + i), to = from + __ldcg(delta + i);
+        xy += from * to;
+        xx += from * from;
+        yy += to * to;
+    }
+    xy = block_sum(xy);
+    xx = block_sum(xx);
+    yy = block_sum(yy);
+    if (threadIdx.x == 0) importance[blockIdx.x] = (float)(1 - xy / sqrt(xx * yy));
+}
+
+int cuda_trace_turns(float *importance, const float *x, const float *delta, int n, int E,
+                     cudaStream_t stream)
+{
+    if (n < 1 || E < 1) return fail("importance: %d rows of %d", n, E);
+    return launch(turns_kernel, dim3((unsigned)n), dim3(THREADS), 0, stream, importance, x, delta,
+                  E);
+}
+
+/* ---- selections */
+
+enum { SELECTIONS = 32 }; /* of a launch */
+struct selections {
+    struct cuda_selected of[SELECTIONS];
+};
+
+/* Grid [.., n]. */
+static __global__ void __launch_bounds__(THREADS)
+    selected_kernel(int *to, struct selections from, int sets, int most)
+{
+    const struct cuda_selected &s = from.of[blockIdx.y];
+    to += (size_t)blockIdx.y * (1 + (size_t)sets * most);
+    pdl_trigger();
+    pdl_wait();
+    const int count = min(__ldcg(s.count), min(most, s.stride));
+    if (blockIdx.x == 0 && threadIdx.x == 0) to[0] = count;
+    for (int set = 0; set < sets; set++)
+        for (int i = (int)(blockIdx.x * THREADS + threadIdx.x); i < count;
+             i += (int)(gridDim.x * THREADS))
+            to[1 + (size_t)set * most + i] = __ldcg(s.idx + (size_t)set * s.stride + i);
+}
+
+int cuda_trace_selected(int *to, const struct cuda_selected *from, int n, int sets, int most,
+                        cudaStream_t stream)
+{
+    if (n < 1 || sets < 1 || most < 1) return fail("selections: %d, %d sets of %d", n, sets, most);
+    for (int at = 0; at < n; at += SELECTIONS) {
+        struct selections part = {};
+        const int here = n - at < SELECTIONS ? n - at : SELECTIONS;
+        const unsigned blocks = (unsigned)((most - 1) / (4 * THREADS) + 1);
+        for (int i = 0; i < here; i++) part.of[i] = from[at + i];
+        if (launch(selected_kernel, dim3(blocks < 64 ? blocks : 64, (unsigned)here), dim3(THREADS),
+                   0, stream, to + (size_t)at * (1 + (size_t)sets * most), part, sets, most))
+            return -1;
+    }
+    return 0;
 }
 
 /* ---- other layers' choices, tried on this one */

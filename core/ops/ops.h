@@ -186,6 +186,15 @@ struct trace_plan {
     int reuse;           /* the k of reuse errors, at most n_prefill; 0: none */
     bool importance;
     enum score_pool pool; /* of the score */
+    int selections;       /* of filter layers: SETS lists each, */
+    int sets, selected;   /* at most SELECTED entries of a list */
+};
+
+/* Memory of a trace's for what a layer leaves there and it looks at when the step is over. NULL: it
+ * looks in trace_layer(), if at all. */
+struct trace_keep {
+    float *scores, *lse; /* as in struct attn_seen */
+    float *x, *delta;    /* as in struct layer_pass */
 };
 
 /* What one layer saw in a step of one row, for trace_layer(). */
@@ -193,7 +202,7 @@ struct trace_layer {
     int layer;
     struct attn_view view;
     struct attn_seen seen; /* scores: as well where the view is everything and pool is a logit's */
-    const float *q, *x, *delta; /* as in struct layer_pass */
+    const float *q, *x, *delta; /* as in struct layer_pass; q stays until the step is over */
     const struct kv_layer *kv;
     const struct layer_weights *weights;
 };
@@ -208,6 +217,7 @@ struct trace_step {
     const float *after;      /* [L, TRACE_PARTS]: their sum is the weight behind the candidates */
     const float *importance; /* [L] */
     const float *reuse;      /* [L, L, 2], of [i, j] with i <= j */
+    const int *selected;     /* [selections, 1 + sets * selected]: how many in a set; the sets */
 };
 enum {
     TRACE_SLOTS = 3, /* steps on their way at once */
@@ -351,12 +361,15 @@ struct ops {
     int (*trace_begin)(struct step_trace **t, const struct trace_plan *plan,
                        const struct model_config *c);
     void (*trace_close)(struct step_trace *t); /* NULL is allowed */
+    /* Before the attention of a layer, with a list or not: what is to stay. SPAN of the scores. */
+    struct trace_keep (*trace_keep)(struct step_trace *t, int layer, bool listed,
+                                    const struct kv_layer *kv, size_t span);
     /* Adds what a layer saw to the step. */
     void (*trace_layer)(struct step_trace *t, const struct trace_layer *a);
     /* Starts bringing the step at POS, whose ops are all given to the backend, to SLOT in host
-     * memory.
-     */
-    void (*trace_send)(struct step_trace *t, int slot, int pos);
+     * memory, with the plan's selections as they are then. */
+    void (*trace_send)(struct step_trace *t, int slot, int pos,
+                       const struct selection *const *selected);
     /* Waits until what SLOT was sent has arrived; any thread may call. NULL, or what went wrong. */
     const char *(*trace_await)(struct step_trace *t, int slot, struct trace_step *out);
 
