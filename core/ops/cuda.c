@@ -114,6 +114,7 @@ static struct {
     const void *next; /* the attention output's weights: what is read after the attention */
     size_t next_bytes;
     bool beside; /* the session gathers */
+    bool ran;    /* the last of them as one kernel */
 } chain;
 
 static int run_link(const struct cuda_link *l)
@@ -144,6 +145,7 @@ static void run_chain(size_t next_bytes)
                                   next_bytes, chain.beside, work, cuda.stream);
     for (int i = 0; i < chain.n && rc == 1; i++)
         if (run_link(&chain.link[i])) rc = -1;
+    chain.ran = rc == 0 && chain.n > 0;
     cuda_did(rc < 0);
     chain.n = 0;
 }
@@ -415,6 +417,7 @@ static void attend_rows(float *out, const float *q, const struct kv_layer *kv, i
     run_chain(read < SHORT_ATTENTION ? chain.next_bytes : 0);
     if (cuda.broken || a.work == NULL) return;
     if (away) cuda_kv_await(d, c);
+    a.settled = chain.ran; /* a selection is made before the products that go before its use */
     cuda_did(cuda_decode_attention(&a, cuda.stream));
     if (away && d->place == KV_WHOLE) cuda_kv_used(d);
 }

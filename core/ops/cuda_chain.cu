@@ -29,9 +29,6 @@
 #ifndef CHAIN_NEXT
 #define CHAIN_NEXT 192 /* KiB, at most, that a block fetches of what the next kernel reads */
 #endif
-#ifndef CHAIN_TRIGGER
-#define CHAIN_TRIGGER 0 /* the product before whose first piece the next kernel is let in */
-#endif
 #ifndef CHAIN_BOUND
 #define CHAIN_BOUND 768 /* threads to deal registers for: other kernels want some */
 #endif
@@ -78,7 +75,6 @@ struct chain {
     struct product links[CUDA_CHAIN_LINKS];
     int n;
     int slots, slot_size; /* of the ring; bytes */
-    int trigger;
     bool once;
     const char *next; /* NEXT_SHARE bytes for each block, NEXT_MOST of them wanted */
     size_t next_share, next_most;
@@ -224,14 +220,10 @@ static __device__ __forceinline__ void produce(const struct chain &p)
     else
         asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(g.policy));
     fetch_constants(p);
-    for (int l = 0; l < p.n; l++) {
-        if (l == p.trigger) pdl_trigger();
-        ask_all(p.links[l], &g);
-    }
+    for (int l = 0; l < p.n; l++) ask_all(p.links[l], &g);
     for (size_t done = 0; done < p.next_most; done += 16384)
         bulk_fetch(p.next + blockIdx.x * p.next_share + done,
                    (uint32_t)min((size_t)16384, p.next_most - done));
-    pdl_trigger(); /* at the latest */
 }
 
 /* ---- the consumers */
@@ -545,6 +537,8 @@ template <class T> static __device__ __forceinline__ void store_all(const struct
         float scale = 1;
 
         if (l > 0) meet(p.counters + (l - 1) * COUNTER_STRIDE);
+        /* All that came before this kernel is complete: the next one may count on that at once. */
+        if (l == p.n - 1) pdl_trigger();
         __syncwarp();
         if (lane == 0) barrier_arrive(base + PASSED_AT + 8 * l);
         for (int tile = 0; tile < m.pairs; tile += TILE, tiles++) {
@@ -674,7 +668,6 @@ static int run_chain(struct chain *p, int segments, int blocks, cudaStream_t str
     p->slots = (int)(room / (size_t)p->slot_size);
     if (p->slots > MAX_SLOTS) p->slots = MAX_SLOTS;
     if (p->slots < 2) return 1;
-    p->trigger = CHAIN_TRIGGER;
     p->once = CHAIN_ONCE;
     const size_t size = RING_AT + (size_t)p->slots * p->slot_size;
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)size));

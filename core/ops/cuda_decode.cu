@@ -91,6 +91,7 @@ struct decode {
     int unit_heads;    /* query heads that share entries: R, or 1 where each has its own list */
     int first_head;    /* of a unit's, the first in this launch, */
     int heads;         /* and how many: up to 16 */
+    bool settled;      /* lists were there before the kernel before */
     unsigned carveout; /* percent of the L1 that is shared memory */
     int one_wave;      /* splits of a kv head that run at once */
     bool wide;         /* logits may be stored 16 bytes at a time */
@@ -405,8 +406,9 @@ static __global__ void __maxnreg__(registers_of(D, TILES)) decode_kernel(struct 
     const int pos = *a.pos;
     struct view w;
     int entries = pos + 1;
+    const bool settled = FIRST == FIRST_ALL || (FIRST == FIRST_LIST && a.settled);
+    if (!settled) pdl_wait();
     if (FIRST != FIRST_ALL) {
-        pdl_wait();
         const int tail = a.tail[row];
         w.count = a.count[row];
         w.shift = w.count - tail + (FIRST == FIRST_PACKED ? a.base : 0);
@@ -414,8 +416,8 @@ static __global__ void __maxnreg__(registers_of(D, TILES)) decode_kernel(struct 
         w.idx = a.idx + ((size_t)row * a.sets + (a.sets == 1 ? 0 : unit)) * a.stride;
         w.packed_k = a.packed_k + kv * a.packed_head;
         w.packed_v = a.packed_v + kv * a.packed_head;
-        stage_queries<T, D, 32 * WARPS>(fragment, a.q + head0 * D, heads, TILES, a.scale);
     }
+    if (!settled) stage_queries<T, D, 32 * WARPS>(fragment, a.q + head0 * D, heads, TILES, a.scale);
     w.k = a.k + kv * a.kv_head;
     w.v = a.v + kv * a.kv_head;
     w.last = entries - 1;
@@ -426,7 +428,7 @@ static __global__ void __maxnreg__(registers_of(D, TILES)) decode_kernel(struct 
     int active = min((tiles + WARPS - 1) / WARPS, a.one_wave);
     active = max(1, min(splits, max(active, tiles / (WARPS * DEEP))));
     if (split >= active) {
-        if (FIRST == FIRST_ALL) pdl_wait();
+        if (settled) pdl_wait();
         return;
     }
     const int each = (int)((unsigned)tiles / (unsigned)active), rest = tiles - each * active;
@@ -442,13 +444,13 @@ static __global__ void __maxnreg__(registers_of(D, TILES)) decode_kernel(struct 
     }
     /* Rows before the one at *pos are from earlier steps (with several rows, from this very call's
      * predecessors): their loads need not wait. */
-    const bool early = FIRST == FIRST_ALL && gridDim.z == 1 && ENTRIES * (tile + 1) <= pos;
-    if (FIRST == FIRST_ALL && !early) pdl_wait();
+    const bool early = settled && gridDim.z == 1 && ENTRIES * (tile + 1) <= w.last;
+    if (settled && !early) pdl_wait();
     if (some) {
         load_keys<FIRST, D>(key, w, tile, mine, lane);
         load_values<FIRST, D>(value, w, tile, mine, lane);
     }
-    if (FIRST == FIRST_ALL) {
+    if (settled) {
         if (early) pdl_wait();
         stage_queries<T, D, 32 * WARPS>(fragment, a.q + head0 * D, heads, TILES, a.scale);
     }
@@ -755,6 +757,7 @@ int cuda_decode_attention(const struct cuda_decode *a, cudaStream_t stream)
     d.sets = a->first == FIRST_ALL ? 1 : a->sets;
     d.stride = a->stride;
     d.base = a->base;
+    d.settled = a->settled;
     d.unit_heads = unit_heads;
     d.wide = aligned(a->logits) && a->span % 4 == 0;
     d.arrived = (unsigned *)a->work;

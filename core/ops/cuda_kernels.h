@@ -118,7 +118,8 @@ struct cuda_link {
     const struct cuda_qkv *qkv; /* host memory, read before the launcher returns */
 };
 size_t cuda_chain_work(void);
-/* BESIDE: a gather may run at the same time. NEXT, unless NULL: NEXT_BYTES of constants that are
+/* The kernel after it may rely on all that came before it being complete, without waiting.
+ * BESIDE: a gather may run at the same time. NEXT, unless NULL: NEXT_BYTES of constants that are
  * read soon after, begun to be fetched. WORK is zeroed once, and never used by two launches at the
  * same time; they take the whole device, so no two may run at the same time at all. 0, -1 after
  * fail(), or 1 with nothing done: not on this device (before 9.0), or not these products (q/k
@@ -206,9 +207,11 @@ struct cuda_decode {
     float *scores; /* [n, G, span] out: their maximum over the group's R query heads, or NULL */
     float *lse;    /* [n, H] out, or NULL */
     size_t span;
-    int most;    /* no row has more entries than this (room): decides how the work is split */
-    bool beside; /* a gather may run at the same time */
-    void *work;  /* zeroed once */
+    int most;     /* no row has more entries than this (room): decides how the work is split */
+    bool beside;  /* a gather may run at the same time */
+    bool settled; /* FIRST_LIST: idx, count and tail come from before a cuda_chain_row() that stands
+                   * right before this in the stream */
+    void *work;   /* zeroed once */
 };
 size_t cuda_decode_work(int n, int H, int G, int D);
 int cuda_decode_attention(const struct cuda_decode *a, cudaStream_t stream);
