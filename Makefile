@@ -31,8 +31,8 @@ CUFLAGS += -std=c++17 -O3 -g -lineinfo -I. $(foreach a,$(ARCHS),$(call code,$a))
 CFLAGS  += $(if $(CUDA),-I$(CUDA)/include)
 
 # ---- where things go: one folder of objects per configuration; the programs of release in build/
-O   := build/$(config)$(if $(NVCC),,-cpu)$(if $(cuda),-cuda-$(cuda))
-BIN := $(if $(filter release,$(config)),build,$O)
+O   := build/$(config)$(if $(NVCC),$(if $(cuda),-cuda-$(cuda)),-cpu)
+BIN := $(if $(filter release,$(config)),$(if $(filter all,$(cuda)),$O,build),$O)
 
 # no -ffast-math: a dump must mean the same from every build
 opt.release  := -O3

@@ -83,6 +83,21 @@ struct session *engine_session(const struct engine *e, const struct method *meth
     return session_open(&e->model, &plan);
 }
 
+struct session *engine_session_told(const struct engine *e, const struct method *method, int room,
+                                    int steps)
+{
+    const struct ops *ops = e->model.ops;
+    double before, after, total, device, host;
+    if (ops->memory && ops->memory(&before, &total)) return NULL;
+    struct session *s = engine_session(e, method, room, steps);
+    if (s == NULL || ops->memory == NULL || ops->memory(&after, &total)) return s;
+    engine_session_bytes(e, method, room, steps, &device, &host);
+    note("%s: %.2f GB for %d tokens planned, a prefill's working memory included; %.2f GB taken so "
+         "far, %.2f GB of host memory pinned",
+         ops->machine(), device / 1e9, room, (before - after) / 1e9, host / 1e9);
+    return s;
+}
+
 int engine_ids(const struct engine *e, const char *path, int **ids, int *n)
 {
     const int V = e->model.config.V;

@@ -55,6 +55,10 @@ int engine_tokenizer(struct engine *e, bool required);
 struct session *engine_session(const struct engine *e, const struct method *method, int room,
                                int steps);
 
+/* The same; on a device a line says what memory was planned and what is taken. */
+struct session *engine_session_told(const struct engine *e, const struct method *method, int room,
+                                    int steps);
+
 /* Bytes that such a session takes where the engine runs: on the device, and pinned on the host. */
 void engine_session_bytes(const struct engine *e, const struct method *method, int room, int steps,
                           double *device, double *host);

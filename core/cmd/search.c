@@ -351,7 +351,7 @@ static int prefill_prompts(struct search *s, const struct suite *suite)
     }
     method_close(probe);
     if (failed) return -1;
-    note("keys and values of %d prompts: %.2f GB", suite->n, bytes / 1e9);
+    note("memory of %d prompts: %.2f GB", suite->n, bytes / 1e9);
     char **why = xcalloc((size_t)suite->n, sizeof *why);
     const bool muted = mute_failures(true);
 #pragma omp parallel for schedule(dynamic) if (!s->e->model.ops->device)

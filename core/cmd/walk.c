@@ -122,7 +122,7 @@ static int run_lines(const struct walk *w, int first, int stride, int room, int 
     const struct suite *s = w->suite;
     int rc = -1;
     struct method *method = method_open(&w->engine->config, &w->engine->model);
-    struct session *session = method ? engine_session(w->engine, method, room, steps) : NULL;
+    struct session *session = method ? engine_session_told(w->engine, method, room, steps) : NULL;
     if (session == NULL) goto done;
     for (int i = first; i < s->n; i += stride) {
         struct line_run run = {w, session,     w->tracer ? w->method : method,

@@ -8,15 +8,15 @@
  * the tile, where one thread per pair puts the warps together, applies the scale of the norm and
  * stores. The sum of squares is taken while x is read: there is no pass before the product.
  *
- * Memory is never to be idle between kernels. The matrix is constant, so the ring fills before
- * pdl_wait(), and some way beyond the ring is fetched into the L2; and the next kernel is let in
- * only when this block has asked for its last piece: its first pieces then arrive while the last of
- * this kernel are summed, stored and waited for. Half of the shared memory is left to it.
+ * The matrix is constant, so the ring fills before pdl_wait(), and some way beyond the ring is
+ * fetched into the L2; the next kernel is let in at once, and half of the shared memory is left to
+ * it. Where the device has bulk copies, cuda_chain.cu runs the products of a step together and
+ * loses less between them; this is for the others, and for families with q/k norms.
  *
  * Two ways to fill the ring: bulk copies by a warp of their own (9.0 on), or copies of 16 bytes,
  * each by the thread that will use them (8.0 on), which need no barriers.
  */
-#include "core/ops/cuda_util.cuh"
+#include "core/ops/cuda_linear.cuh"
 
 #include <math.h>
 
@@ -31,9 +31,7 @@
 #define LINEAR_AHEAD 64 /* KiB that a block fetches into the L2 beyond the ring */
 #endif
 #ifndef LINEAR_LEFT
-#define LINEAR_LEFT                                                                                \
-    (1 << 30) /* pieces still to be asked for when the next kernel is let in: any                  \
-               */
+#define LINEAR_LEFT (1 << 30) /* pieces still to be asked for when the next one is let in: any */
 #endif
 #ifndef LINEAR_BULK
 #define LINEAR_BULK 1 /* bulk copies where the device has them */
@@ -109,24 +107,6 @@ static __device__ __forceinline__ struct needed need(const struct product &p, in
     return n;
 }
 
-/* Element D and element D + HALF of head I of q, k, v: q is kept as float32, k and v go into the
- * cache. */
-template <class T>
-static __device__ __forceinline__ void put_pair(const struct cuda_qkv &q, int i, int d, int half,
-                                                int position, float a, float b)
-{
-    if (i < q.H) {
-        q.q[(size_t)i * q.D + d] = a;
-        q.q[(size_t)i * q.D + d + half] = b;
-        return;
-    }
-    const int g = i - q.H;
-    T *cache = (T *)(g < q.G ? q.k : q.v);
-    T *at = cache + ((size_t)(g < q.G ? g : g - q.G) * q.room + position) * q.D + d;
-    at[0] = from_float<T>(a);
-    at[half] = from_float<T>(b);
-}
-
 template <class T, int K>
 static __device__ __forceinline__ void store(const struct product &p, int pair, struct needed n,
                                              float a, float b)
@@ -186,59 +166,7 @@ static __device__ __forceinline__ void piece_at(const struct product &p, const s
 /* ---- the ring filled by bulk copies: FULL[slot] counts their bytes, EMPTY[slot] the warps that
  * are done with the slot */
 
-static __device__ __forceinline__ uint32_t shared_address(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-static __device__ __forceinline__ void barrier_init(uint32_t barrier, int arrivals)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals)
-                 : "memory");
-}
-
-static __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-                 : "memory");
-}
-
-static __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-/* Waits until the phase of that PARITY is over. */
-static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
-{
-    uint32_t over;
-    do {
-        asm volatile("{\n\t.reg .pred p;\n\t"
-                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
-                     "selp.u32 %0, 1, 0, p;\n\t}"
-                     : "=r"(over)
-                     : "r"(barrier), "r"(parity)
-                     : "memory");
-    } while (!over);
-}
-
-static __device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, uint32_t bytes,
-                                                 uint32_t barrier)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 " [%0], [%1], %2, [%3];" ::"r"(to),
-                 "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(barrier)
-                 : "memory");
-}
-
-static __device__ __forceinline__ void bulk_fetch(const void *from, uint32_t bytes)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)),
-                 "r"(bytes)
-                 : "memory");
-}
-
 struct bulk_ring {
     const uint4 *base;
     uint32_t full, empty;
@@ -379,19 +307,6 @@ static __device__ __forceinline__ void take_slice(struct slice *s, const struct 
             s->x[j][i] = x[i] * gain[j][i];
         }
     }
-}
-
-template <class T> static __device__ __forceinline__ float dot(uint4 w, const float *x, float sum)
-{
-    const uint32_t pairs[4] = {w.x, w.y, w.z, w.w};
-    float odd = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float2 v = unpack<T>(pairs[i]);
-        sum = fmaf(v.x, x[2 * i], sum);
-        odd = fmaf(v.y, x[2 * i + 1], odd);
-    }
-    return sum + odd;
 }
 
 /* A over the lanes in lane 0, B in lane 16. */
