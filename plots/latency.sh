@@ -11,12 +11,19 @@
 #   trace    what tracing adds to a step at 128K
 # A part that fails, or exceeds its time limit, leaves no table; the others still run, and the exit
 # status is 1. OKV names the program [build/okv], DEVICE the device [cuda:0], SHAPE the model
-# [llama-3-8b]. docs/bench.md explains the columns; all parts take about four minutes on an H200.
+# [llama-3-8b]. docs/bench.md explains the columns; all parts take about two minutes on an H200.
 OKV=${OKV:-build/okv} DEVICE=${DEVICE:-cuda:0} SHAPE=${SHAPE:-llama-3-8b}
-[ $# -ge 1 ] && [ -f configs/omnikv.json ] || { sed -n "3,/^OKV/s/^# //p" "$0" >&2; exit 2; }
+[ $# -ge 1 ] && [ "${1#-}" = "$1" ] && [ -f configs/omnikv.json ] || { sed -n "3,/^OKV/s/^# //p" "$0" >&2; exit 2; }
 folder=$1 status=0
 shift
 [ $# -gt 0 ] || set -- kernels resident offload budget filters prefill trace
+for part; do
+    case " kernels resident offload budget filters prefill trace " in
+    *" $part "*) ;;
+    *) echo "latency.sh: unknown part \"$part\"; sh plots/latency.sh lists them" >&2; exit 2 ;;
+    esac
+done
+"$OKV" --help > /dev/null 2>&1 || { echo "latency.sh: $OKV does not run; make it first" >&2; exit 1; }
 mkdir -p "$folder" || exit 1
 dumps=$(mktemp -d) || exit 1
 trap 'rm -rf "$dumps"' EXIT
@@ -26,6 +33,7 @@ trap 'exit 1' HUP INT TERM
 measure() {
     name=$1 limit=$2
     shift 2
+    rm -f "$folder/$name.tsv"
     timeout "$limit" "$OKV" bench --shape "$SHAPE" --device "$DEVICE" "$@" --out "$folder/$name.tsv"
     code=$?
     [ $code -eq 0 ] && return
@@ -58,10 +66,6 @@ for part; do
     trace)
         measure trace-topk 60 --context 128K --steps 64 --config $full --trace topk --dump "$dumps/topk"
         measure trace-mass-score 90 --context 128K --steps 64 --config $full --trace mass,score --dump "$dumps/mass"
-        ;;
-    *)
-        echo "latency.sh: unknown part \"$part\"; sh plots/latency.sh lists them" >&2
-        exit 2
         ;;
     esac
 done

@@ -97,9 +97,29 @@ static int add_file(struct entries *list, const char *argument, bool device)
     if (run_config_load(&e->config, equals ? equals + 1 : argument)) return -1;
     e->label = equals && equals > argument ? xprintf("%.*s", (int)(equals - argument), argument)
                                            : usual_label(&e->config, device);
+    if (e->label[0] == '#') /* would make its rows comments */
+        return fail("--config %s: expected a label that does not begin with #", argument);
     for (const char *s = e->label; *s; s++)
         if ((unsigned char)*s < 0x20 || *s == 0x7f)
             return fail("--config %s: expected a label without control characters", argument);
+    return 0;
+}
+
+/* What a method refuses, such as layers past the model's last, before anything is measured. */
+static int try_methods(const struct entries *methods, const struct model *m)
+{
+    for (int i = 0; i < methods->n; i++) {
+        const bool muted = mute_failures(true);
+        struct method *method = method_open(&methods->v[i].config, m);
+        mute_failures(muted);
+        if (method == NULL) {
+            char *why = xstrdup(last_failure());
+            fail("method %s: %s", methods->v[i].label, why);
+            free(why);
+            return -1;
+        }
+        method_close(method);
+    }
     return 0;
 }
 
@@ -266,6 +286,10 @@ static int check_request(const char *name, const struct request *r)
         (r->configs.n || r->filters.n || r->budgets || r->prefill || r->text || r->trace))
         return usage_error(name, "--kernels runs no method: --config, --filters, --budgets, "
                                  "--prefill, --text and --trace do not go with it");
+    if (r->kernels &&
+        (cuda_devices() == 0 || (r->engine.device && strcmp(r->engine.device, "cpu") == 0)))
+        return usage_error(name, "--kernels times CUDA kernels: %s",
+                           cuda_devices() ? "it does not go with --device cpu" : "there is no GPU");
     return 0;
 }
 
@@ -287,7 +311,7 @@ static int run(const struct request *r, struct engine *e, const struct int_list 
         fail("--kernels: expected a CUDA device, found --device %s", m->ops->name);
         goto done;
     }
-    if (!r->kernels && choose_methods(&methods, r, m)) goto done;
+    if (!r->kernels && (choose_methods(&methods, r, m) || try_methods(&methods, m))) goto done;
     if (r->text && engine_prompt(e, NULL, r->text, NULL, &ids, &b.n_text)) goto done;
     b.text = ids;
     if (output_open(&out, r->out) || m->ops->ceilings(b.rate)) goto done;

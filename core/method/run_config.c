@@ -197,8 +197,8 @@ static int read_method(const char *name, const cJSON *root, struct run_config *c
                         "\"raw_llama\" (dense), or \"raw_llama\" with \"use_sink_cache\": true",
                         name, others[i].word);
     if (strstr(cls, "multi") == NULL)
-        return fail("%s: \"model_cls\": expected \"raw_llama\" (dense) or \"multi\" (OmniKV), "
-                    "found \"%s\"",
+        return fail("%s: \"model_cls\": expected \"raw_llama\" (dense), \"multi\" (OmniKV) or "
+                    "\"brutal_offload\", found \"%s\"",
                     name, cls);
     if (sink_cache)
         return fail("%s: \"use_sink_cache\": true is a method of its own; use it with model_cls "

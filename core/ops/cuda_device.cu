@@ -32,8 +32,9 @@ int cuda_device_open(int index)
     int n = 0, driver = 0, runtime = 0;
     const cudaError_t e = cudaGetDeviceCount(&n);
 
+    cudaDriverGetVersion(&driver);
+    if (driver == 0) return fail("--device cuda:%d: there is no NVIDIA driver", index);
     if (e == cudaErrorInsufficientDriver) {
-        cudaDriverGetVersion(&driver);
         cudaRuntimeGetVersion(&runtime);
         return fail("--device cuda:%d: the driver serves CUDA %d.%d, this program needs %d.%d: "
                     "update the driver",
