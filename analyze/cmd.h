@@ -11,6 +11,7 @@ int analyze_hits(int argc, char **argv);
 int analyze_missing(int argc, char **argv);
 int analyze_sparsity(int argc, char **argv);
 int analyze_tokens(int argc, char **argv);
+int analyze_score(int argc, char **argv);
 int analyze_export(int argc, char **argv);
 
 #endif

@@ -14,6 +14,7 @@ int main(int argc, char **argv)
         {"missing", analyze_missing, "attention that a selection misses, step by step"},
         {"sparsity", analyze_sparsity, "attention held by each layer's own top k"},
         {"tokens", analyze_tokens, "the prompt's text with the selected tokens marked"},
+        {"score", analyze_score, "benchmark scores from prediction files"},
         {"export", analyze_export, "a choice of layers in the form other programs read"},
         {0},
     };
