@@ -7,7 +7,7 @@ config ?= release
 
 # ---- what this machine has: probed once, said aloud, never a silent half-build
 PACKAGES := gcc pkg-config libhdf5-dev libcjson-dev libdnnl-dev libpcre2-dev libutf8proc-dev \
-            libdeflate-dev gnuplot-nox fonts-dejavu-core
+            libdeflate-dev gnuplot-nox fonts-dejavu-core python3-jieba
 NVCC  ?= $(if $(filter off,$(cuda)),,$(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc)))
 HDF5  := $(firstword $(foreach p,hdf5-serial hdf5,$(shell pkg-config --exists $p 2>/dev/null && echo $p)))
 LIBS  := libcjson libpcre2-8 libutf8proc libdeflate
@@ -15,6 +15,8 @@ have   = $(shell pkg-config --exists $1 2>/dev/null && echo $1)
 # cJSON and libdeflate of Debian 12 carry .pc files; oneDNN does not, so its header is the probe.
 DNNL  := $(firstword $(wildcard /usr/include/oneapi/dnnl/dnnl.h /usr/local/include/oneapi/dnnl/dnnl.h))
 GNUPLOT := $(shell command -v gnuplot)
+# read when Chinese tasks are scored, and by nothing else: the build goes on without it
+JIEBA := $(wildcard /usr/lib/python3/dist-packages/jieba/dict.txt)
 READY := $(and $(HDF5),$(GNUPLOT),$(DNNL),$(call have,libcjson),$(call have,libpcre2-8),$(call have,libutf8proc),$(call have,libdeflate))
 
 # ---- CUDA: cuda=off builds without it, cuda=all for every architecture named below, nothing for the
@@ -52,7 +54,7 @@ LDLIBS.core := $(if $(READY),$(shell pkg-config --libs libpcre2-8 libutf8proc)) 
 obj   = $(patsubst %,$O/obj/%.o,$1)
 base := $(wildcard core/base/*.c)
 dump := $(wildcard core/dump/*.c)
-core := $(filter-out core/cmd/main.c core/ops/cpu_simd.c $(if $(NVCC),core/ops/cuda_none.c,core/ops/cuda.c core/ops/cuda_kv.c core/ops/cuda_trace.c),\
+core := $(filter-out core/cmd/main.c core/ops/cpu_simd.c $(if $(NVCC),core/ops/cuda_none.c,$(filter-out core/ops/cuda_none.c,$(wildcard core/ops/cuda*.c))),\
         $(wildcard core/ops/*.c core/model/*.c core/method/*.c core/task/*.c core/cmd/*.c)) \
         $(if $(NVCC),$(wildcard core/ops/*.cu))
 simd := avx512 avx2 plain
@@ -67,7 +69,7 @@ $(if $(installed),$(error after the installation still missing: $(if $(HDF5),,HD
 all demo test: deps
 	@$(MAKE) --no-print-directory installed=1 $@
 else
-all: say $(PROGRAMS)
+all: say $(if $(JIEBA),,$O/jieba.tried) $(PROGRAMS)
 endif
 
 say:
@@ -79,7 +81,7 @@ $O/libcore.a: $(call obj,$(core)) $(patsubst %,$O/obj/core/ops/cpu_simd.%.o,$(si
 $(BIN)/okv: $(call obj,core/cmd/main.c) $O/libcore.a $O/libdump.a $O/libbase.a
 	$(CC) $(CFLAGS) $^ $(LDFLAGS) $(LDLIBS.core) -o $@
 $(BIN)/okv-analyze: $(call obj,$(wildcard analyze/*.c)) $O/libdump.a $O/libbase.a
-	$(CC) $(CFLAGS) $^ $(LDFLAGS) $(LDLIBS.dump) -o $@
+	$(CC) $(CFLAGS) $^ $(LDFLAGS) $(if $(READY),$(shell pkg-config --libs libutf8proc)) $(LDLIBS.dump) -o $@
 $(BIN)/okv-plot: $(call obj,$(wildcard plots/*.c)) $O/libbase.a
 	$(CC) $(CFLAGS) $^ $(LDFLAGS) $(LDLIBS.base) -o $@
 # tests of analyze/ and plots/ link those modules without their main
@@ -123,6 +125,11 @@ deps:
 	else echo "missing:$$missing; run this as root, then again what you ran:"; echo "  $$line"; exit 1; fi; \
 	echo "installing:$$missing"; export DEBIAN_FRONTEND=noninteractive; \
 	$$sudo apt-get update -q >/dev/null && $$sudo apt-get install -y -q --no-install-recommends $$missing >/dev/null
+
+# once in a folder of objects: a machine without the rights or the network is not kept waiting again
+$O/jieba.tried:
+	@mkdir -p $(@D) && touch $@
+	@$(MAKE) --no-print-directory PACKAGES=python3-jieba deps || echo "going on without python3-jieba: Chinese tasks cannot be scored"
 
 ifneq ($(READY),)
 # The demonstration: generate, trace, rank, search, evaluate, draw; about two minutes on two cores.

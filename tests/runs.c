@@ -159,7 +159,7 @@ bool same_bits(const struct run *a, const struct run *b)
 bool start(struct session *s, const int *ids, int n, float *first)
 {
     const float *logits;
-    const bool ok = s && prefill(s, ids, n, NULL, &logits) == 0;
+    const bool ok = s && prefill(s, ids, n, NULL, NULL, &logits) == 0;
     CHECK(ok, "%d tokens: %s", n, last_failure());
     if (ok) memcpy(first, logits, (size_t)session_model(s)->config.V * sizeof *first);
     return ok;

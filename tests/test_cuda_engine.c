@@ -594,7 +594,7 @@ static void sessions_do_not_disturb_each_other(void)
     for (int at = 0; ok && at < 12; at += 5) {
         struct failing fails = {.at = at};
         const struct hooks failing = {.ctx = &fails, .after = fail_at};
-        CHECK(prefill(s[1], ids, 50, &failing, &logits) == -1, "a hook that fails");
+        CHECK(prefill(s[1], ids, 50, NULL, &failing, &logits) == -1, "a hook that fails");
     }
     mute_failures(muted);
     if (ok && start(s[1], ids + 7, lengths[1], w[1].logits))

@@ -127,7 +127,7 @@ static void agrees_with_golden(const char *dir, const struct ops *ops, const cha
     float nll[64], *first = xmalloc((size_t)V * sizeof *first);
     struct sampler sampler;
     sampler_open(&sampler, (struct sampling){.top_p = 1}, V);
-    CHECK(prefill(s, g.ids, 40, NULL, &logits) == 0, "%s: %s", dir, last_failure());
+    CHECK(prefill(s, g.ids, 40, NULL, NULL, &logits) == 0, "%s: %s", dir, last_failure());
     memcpy(first, logits, (size_t)V * sizeof *first);
     CHECK(decode_free(s, NULL, NULL, first, g.n_greedy, NULL, 0, &sampler, out, nll, &n_out, NULL,
                       NULL) == 0,
@@ -227,7 +227,7 @@ static void pocket_attends_as_recorded(void)
         struct session *s = session_open(
             &m, &(struct session_plan){.room = TRACE_IDS, .keep_queries = 0, .extrapolate = false});
         const float *logits;
-        CHECK(prefill(s, ids, TRACE_PREFILL, NULL, &logits) == 0, "%s", last_failure());
+        CHECK(prefill(s, ids, TRACE_PREFILL, NULL, NULL, &logits) == 0, "%s", last_failure());
         for (int i = 0; i < 5; i++) {
             CHECK(distance(logits, logits_want[i], 2048) <= CLOSE * deviation,
                   "logits %d are off by %.2e of the deviation", i,
@@ -309,7 +309,7 @@ static void blocks_equal_rows(void)
                       .room = N, .keep_queries = method->keep_queries, .extrapolate = false});
         for (int way = 0; way < 2; way++) {
             const float *logits;
-            CHECK(prefill(s, g.ids, FROM, NULL, &logits) == 0, "%s", last_failure());
+            CHECK(prefill(s, g.ids, FROM, NULL, NULL, &logits) == 0, "%s", last_failure());
             memcpy(first, logits, (size_t)V * sizeof *first);
             CHECK(decode_known(s, method, way ? &idle : NULL, g.ids, FROM, N, first, best[way],
                                nll[way]) == 0,
@@ -353,7 +353,7 @@ static void bits_repeat_on_any_number_of_threads(void)
                 &g.m, &(struct session_plan){
                           .room = 350, .keep_queries = method->keep_queries, .extrapolate = false});
             sampler_open(&sampler, (struct sampling){0.8, 50, 0.95, 7}, V);
-            CHECK(prefill(s, g.ids, g.n, NULL, &logits) == 0, "%s", last_failure());
+            CHECK(prefill(s, g.ids, g.n, NULL, NULL, &logits) == 0, "%s", last_failure());
             memcpy(first, logits, (size_t)V * sizeof *first);
             hash = hash_bytes(hash, first, (size_t)V * sizeof *first);
             CHECK(decode_free(s, method, NULL, first, 40, NULL, 0, &sampler, out, nll, &n_out, NULL,

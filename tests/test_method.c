@@ -344,8 +344,8 @@ static void agrees(struct plain *p, const int *ids, const char *text, const int 
     struct session *s = session_open(m, &(struct session_plan){.room = TOKENS,
                                                                .keep_queries = method->keep_queries,
                                                                .extrapolate = false});
-    CHECK(prefill(s, ids, PREFILL, NULL, &logits) == 0 && method_begin(method, s) == 0, "%s: %s",
-          text, last_failure());
+    CHECK(prefill(s, ids, PREFILL, NULL, NULL, &logits) == 0 && method_begin(method, s) == 0,
+          "%s: %s", text, last_failure());
     for (int step = 0, b = 0; step < STEPS; b++) {
         const int n = STEPS - step < blocks[b % 4] ? STEPS - step : blocks[b % 4];
         double worst = 0;
@@ -444,7 +444,7 @@ static void walk(const struct model *m, const int *ids, const char *text, float 
     struct session *s = session_open(m, &(struct session_plan){.room = TOKENS,
                                                                .keep_queries = method->keep_queries,
                                                                .extrapolate = false});
-    CHECK(prefill(s, ids, PREFILL, NULL, &logits) == 0, "%s", last_failure());
+    CHECK(prefill(s, ids, PREFILL, NULL, NULL, &logits) == 0, "%s", last_failure());
     memcpy(first, logits, (size_t)m->config.V * sizeof *first);
     CHECK(decode_known(s, method, NULL, ids, PREFILL, TOKENS, first, best, all) == 0, "%s: %s",
           text, last_failure());
@@ -503,7 +503,7 @@ static void refusals(void)
     struct method *method = method_open(&config, &m);
     struct session *s = session_open(
         &m, &(struct session_plan){.room = 64, .keep_queries = 0, .extrapolate = false});
-    CHECK(prefill(s, ids, 8, NULL, &logits) == 0 && method_begin(method, s) == -1 &&
+    CHECK(prefill(s, ids, 8, NULL, NULL, &logits) == 0 && method_begin(method, s) == -1 &&
               strstr(last_failure(), "0.1"),
           "a budget of nothing: %s", last_failure());
     session_close(s);
@@ -561,7 +561,7 @@ static void suite_scores_are_reached(void)
         float *nll = xcalloc((size_t)l->n, sizeof *nll);
         struct session *s = session_open(
             &m, &(struct session_plan){.room = l->n, .keep_queries = 0, .extrapolate = false});
-        CHECK(prefill(s, l->ids, l->n_prefill, NULL, &logits) == 0, "%s", last_failure());
+        CHECK(prefill(s, l->ids, l->n_prefill, NULL, NULL, &logits) == 0, "%s", last_failure());
         memcpy(first, logits, V * sizeof *first);
         for (size_t k = 0; k < COUNT_OF(runs); k++) { /* one prefill serves all */
             session_rewind(s, l->n_prefill);

@@ -73,9 +73,11 @@ static void softmax_is_right(struct backend *b)
         b->ops->attend_all(out[0], q, &kv, 2, 0, &c, lse, &b->scratch);
         b->ops->attend_rows(out[1], q, &kv, 2, 0, 1, (struct attn_view){0},
                             (struct attn_seen){.lse = lse}, &c, &b->scratch);
-        b->ops->attend_rows(out[2] + 2, q, &kv, 1, 1, 1,
-                            (struct attn_view){seen_by_row_1, 1, 1, count, tail},
-                            (struct attn_seen){0}, &c, &b->scratch);
+        b->ops->attend_rows(
+            out[2] + 2, q, &kv, 1, 1, 1,
+            (struct attn_view){
+                .idx = seen_by_row_1, .sets = 1, .stride = 1, .count = count, .tail = tail},
+            (struct attn_seen){0}, &c, &b->scratch);
         out[2][0] = 1;
         out[2][1] = 0;
         for (int way = 0; way < 3; way++) {

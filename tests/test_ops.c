@@ -494,7 +494,8 @@ static struct attn_view random_view(struct rng *r, int n, int pos0, int pos_step
             for (; found < stride; found++) list[found] = -1; /* must not be looked at */
         }
     }
-    return (struct attn_view){idx, sets, stride, count, tail};
+    return (struct attn_view){
+        .idx = idx, .sets = sets, .stride = stride, .count = count, .tail = tail};
 }
 
 static void attend_rows_twin(struct battery *b, struct rng *r, struct model_config c, int n, int T,

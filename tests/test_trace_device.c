@@ -270,6 +270,9 @@ static void traces_agree(const char *config, const char *fields, bool f32, int t
     CHECK(o[GAP_TOTAL].worst <= 1e-4, "%s: totals %g off", config, o[GAP_TOTAL].worst);
     CHECK(o[GAP_IMPORTANCE].worst <= 1e-6, "%s: importance %g off", config,
           o[GAP_IMPORTANCE].worst);
+    CHECK((o[GAP_PREFILL].n > 0) == (strstr(fields, "prefill_score") != NULL) &&
+              o[GAP_PREFILL].worst == 0,
+          "%s: sums of the prefill %g off", config, o[GAP_PREFILL].worst);
     CHECK(gap.common >= 0.98 && gap.beyond == 0 && gap.selected == 1,
           "%s: %g of the top, %g of the selections in common, %d off the border", config,
           gap.common, gap.selected, gap.beyond);
@@ -302,6 +305,7 @@ int main(void)
 {
     traces_agree("{\"model_cls\": \"raw_llama\"}", "mass,score,topk,importance", true, 0);
     traces_agree("{\"model_cls\": \"raw_llama\"}", "topk,importance", false, 5000);
+    traces_agree("{\"model_cls\": \"raw_llama\"}", "topk,prefill_score", false, 0);
     traces_agree("{\"model_cls\": \"raw_llama\", \"use_sink_cache\": true, \"num_sink_tokens\": 4, "
                  "\"sink_window_length\": 60}",
                  "mass,score,topk", false, 100);
@@ -312,6 +316,5 @@ int main(void)
     CHECK(busiest > 1 && busiest <= TRACE_SLOTS, "%d steps on their way at once", busiest);
     failures_are_told();
     refused("mass,attn");
-    refused("prefill_score");
     return check_report("test_trace_device");
 }

@@ -140,6 +140,21 @@ static int plain_field(const struct pair *p, enum dump_field field, size_t n,
     return rc;
 }
 
+static int prefill_scores(const struct pair *p, struct traced_gap *gap)
+{
+    const size_t n = (size_t)p->run->L * (size_t)p->run->G * (size_t)p->info.T;
+    if (!has(p, DUMP_PREFILL_SCORE)) return 0;
+    float *a = floats(p->one, p, DUMP_PREFILL_SCORE, n);
+    float *b = floats(p->other, p, DUMP_PREFILL_SCORE, n);
+    for (size_t i = 0; a && b && i < n; i++)
+        add(&gap->off[GAP_PREFILL], ((double)a[i] - b[i]) / (1 + fabs(a[i])));
+    if (a && b) gap->differ += differing(a, b, n);
+    const int rc = a && b ? 0 : -1;
+    free(a);
+    free(b);
+    return rc;
+}
+
 static int scores(const struct pair *p, struct traced_gap *gap)
 {
     const size_t L = (size_t)p->run->L, T = (size_t)p->info.T;
@@ -246,7 +261,8 @@ static int compare(struct pair *p, double close, struct traced_gap *gap)
             plain_field(p, DUMP_IMPORTANCE, L, &gap->off[GAP_IMPORTANCE], gap) ||
             plain_field(p, DUMP_REUSE_ERROR, 2 * L * L, &gap->off[GAP_REUSE], gap))
             return -1;
-    return 0;
+    p->step = 0;
+    return prefill_scores(p, gap);
 }
 
 int traced_compare(const char *one, const char *other, double close, struct traced_gap *gap)

@@ -19,7 +19,8 @@ int traced_run(const char *path, const char *device, const struct ops *ops,
                const struct traced *how);
 
 /* How far the values of a field are apart, over all steps: scores over 1 + their size, where both
- * looked; the mass of the top where both have it; the rest as it is. */
+ * looked; the mass of the top where both have it; sums of a prefill over 1 + their size; the rest
+ * as it is. */
 enum gap_field {
     GAP_SCORE,
     GAP_MASS,
@@ -27,6 +28,7 @@ enum gap_field {
     GAP_TOTAL,
     GAP_IMPORTANCE,
     GAP_REUSE,
+    GAP_PREFILL,
     GAP_FIELDS
 };
 struct traced_off {

@@ -25,7 +25,9 @@ static const char usage[] =
     "  --filters A,B,C/W  OmniKV with these filter layers, W wait layers and --k tokens; may be\n"
     "                  repeated; beside the methods of --config, or dense\n"
     "  --k K           selected tokens of that OmniKV [2048]\n"
-    "  --budgets N,... run each OmniKV at these numbers of selected tokens instead of its own\n"
+    "  --budgets N,... run each method that has a budget at these numbers of tokens, instead of "
+    "its\n"
+    "                  own; docs/config.md says how each divides them\n"
     "  --steps N       decode steps measured for each point [32]; on CUDA 5 seconds of them at "
     "most,\n"
     "                  though 5 steps\n"
@@ -37,7 +39,8 @@ static const char usage[] =
     "  --trace FIELDS  run each step once more, traced (fields as in okv trace), into --dump\n"
     "  --dump STEM     the dumps STEM.METHOD.CONTEXT.h5 of --trace\n"
     "  --out FILE      the table there, not on stdout\n"
-    "Columns: method, context (tokens), budget (tokens selected), full_layers (that see all),\n"
+    "Columns: method, context (tokens), budget (tokens of it that other layers keep or select),\n"
+    "full_layers (that see all),\n"
     "prefill_s, decode_ms (median), decode_ms_low, decode_ms_high (10th and 90th percentile),\n"
     "tokens_s, gb_step (weights, keys and values a step must read), roofline_ms (gb_step over the\n"
     "bandwidth this run measured), link_gb and link_ms (what a step must fetch from the host, and "
@@ -105,6 +108,15 @@ static int add_file(struct entries *list, const char *argument, bool device)
     return 0;
 }
 
+/* Fails again with the last failure, which nobody has seen, of the method called LABEL. */
+static int fail_of(const char *label)
+{
+    char *why = xstrdup(last_failure());
+    fail("method %s: %s", label, why);
+    free(why);
+    return -1;
+}
+
 /* What a method refuses, such as layers past the model's last, before anything is measured. */
 static int try_methods(const struct entries *methods, const struct model *m)
 {
@@ -112,12 +124,7 @@ static int try_methods(const struct entries *methods, const struct model *m)
         const bool muted = mute_failures(true);
         struct method *method = method_open(&methods->v[i].config, m);
         mute_failures(muted);
-        if (method == NULL) {
-            char *why = xstrdup(last_failure());
-            fail("method %s: %s", methods->v[i].label, why);
-            free(why);
-            return -1;
-        }
+        if (method == NULL) return fail_of(methods->v[i].label);
         method_close(method);
     }
     return 0;
@@ -256,19 +263,18 @@ static void print_head(FILE *f, const struct bench *b, int argc, char **argv,
     free(notes);
 }
 
-/* One method at all contexts, and at each of the BUDGETS where it has one. */
+/* One method at all contexts, and at each of the BUDGETS where it takes one. */
 static int run_method(struct bench *b, FILE *f, struct entry *e, const struct int_list *contexts,
                       const struct int_list *budgets)
 {
     struct run_config *c = &e->config;
-    const bool many = c->method == METHOD_OMNIKV && budgets->n > 0;
-    b->budgets = many;
-    for (int i = 0; i < (many ? budgets->n : 1); i++) {
-        if (many && (double)c->sinks + c->recent > budgets->v[i])
-            return fail("--budgets: %d tokens are fewer than the sinks and recent ones of %s",
-                        budgets->v[i], e->label);
-        if (many) c->budget = budgets->v[i];
-        run_config_refresh_json(c);
+    b->budgets = false;
+    for (int i = 0; i == 0 || (b->budgets && i < budgets->n); i++) {
+        const bool muted = mute_failures(true);
+        const int set = budgets->n > 0 ? run_config_set_budget(c, budgets->v[i]) : 0;
+        mute_failures(muted);
+        if (set < 0) return fail_of(e->label);
+        b->budgets = set > 0;
         for (int j = 0; j < contexts->n; j++)
             if (bench_point(b, f, e->label, c, contexts->v[j])) return -1;
     }

@@ -21,11 +21,64 @@ struct traffic {
     double read;    /* bytes of weights, keys and values in the memory the engine computes on */
     double link;    /* bytes over the link to the host */
     double link_ms; /* at the rate measured for such a transfer; 0 without one */
-    int budget;     /* tokens selected, 0: the method selects none */
+    int budget;     /* tokens of the context that a sparse layer sees, 0: there is none */
 };
 
+/* What a layer that is not full looks at: *SEEN tokens of the context in all, keys and values each,
+ * and the bytes of what it chooses by, where that is kept apart from them. Returns how many of the
+ * tokens are the budget's. Of what a method adds up or keeps of its own it writes little. */
+static int layer_traffic(const struct run_config *c, const struct model *m, int context,
+                         double *seen, double *chosen_by)
+{
+    const struct model_config *s = &m->config;
+    const struct far_rule *f = &c->far;
+    const int size = m->ops->device ? 2 : (int)sizeof(float);
+    const int width = m->ops->device ? s->D : padded_width(s->D);
+    double tokens = context, beside = 0; /* a prompt's rest, which is always seen */
+    *chosen_by = 0;
+    switch (c->method) {
+    case METHOD_DENSE:
+    case METHOD_BRUTAL_OFFLOAD:
+        *seen = context;
+        return 0;
+    case METHOD_OMNIKV:
+    case METHOD_TIDAL:
+        tokens = budget_tokens(c->budget, context);
+        break;
+    case METHOD_WINDOW:
+        tokens = (double)budget_tokens(c->window_sinks, context) +
+                 budget_tokens(c->window_recent, context);
+        break;
+    case METHOD_H2O:
+        tokens = (double)budget_tokens(c->heavy, context) + budget_tokens(c->heavy_recent, context);
+        break;
+    case METHOD_QUEST: {
+        const int pages = context / c->page_size;
+        const int best = budget_tokens(c->budget, context) / c->page_size;
+        tokens = (double)(best < pages ? best : pages) * c->page_size;
+        beside = context % c->page_size;
+        *chosen_by = 2.0 * pages * s->G * width * size; /* least and largest of each channel */
+        break;
+    }
+    case METHOD_INFLLM:
+    case METHOD_STREAMING:
+    case METHOD_INFINITE_LM: {
+        const double past = (double)context - f->n_init - f->n_local;
+        const double blocks = f->topk > 0 && past > 0 ? floor(past / f->block_size) : 0;
+        const double used = blocks < f->topk ? blocks : f->topk;
+        tokens = (double)f->n_init + f->n_local + used * f->block_size;
+        if (f->topk > 0 && past > 0) beside = past - blocks * f->block_size; /* no block yet */
+        *chosen_by = blocks * s->H * width * size; /* a key of each query head's */
+        break;
+    }
+    }
+    *seen = tokens + beside < context ? tokens + beside : context;
+    return tokens < context ? (int)tokens : context;
+}
+
 /* Every matrix but the embedding table, of which one row, and the keys and values each layer looks
- * at. What comes over the link is read in device memory as well. */
+ * at. What comes over the link is read in device memory as well; of InfLLM's blocks only a text
+ * decides how many are not in its cache, so none are counted. */
 static struct traffic step_traffic(const struct bench *b, const struct method *method, int context)
 {
     const struct model *m = &b->engine->model;
@@ -39,16 +92,13 @@ static struct traffic step_traffic(const struct bench *b, const struct method *m
         s->tied ? 0 : (double)embed->rows * embed->cols * (double)dtype_size(embed->type);
     struct session_plan plan = {.room = context};
     struct traffic t = {0};
-    double seen = context;
-    if (c->method == METHOD_OMNIKV) seen = t.budget = budget_tokens(c->budget, context);
-    if (c->method == METHOD_WINDOW)
-        seen = budget_tokens(c->window_sinks, context) + budget_tokens(c->window_recent, context);
-    if (seen > context) seen = context;
-    t.read = m->weights->bytes - table +
-             row * (method->full_layers * (double)context + (s->L - method->full_layers) * seen);
+    double seen, chosen_by;
+    t.budget = layer_traffic(c, m, context, &seen, &chosen_by);
+    t.read = m->weights->bytes - table + row * method->full_layers * (double)context +
+             (s->L - method->full_layers) * (row * seen + chosen_by);
     if (device && method->plan) method->plan(method, &plan);
     for (int l = 0; plan.place && l < s->L; l++) {
-        if (plan.place[l] == KV_HERE) continue;
+        if (plan.place[l] == KV_HERE || plan.place[l] == KV_BLOCKS) continue;
         const bool rows = plan.place[l] == KV_ROWS;
         const double bytes = row * (rows ? seen : context);
         const double rate = b->rate[!rows      ? CEILING_DOWN
@@ -175,11 +225,11 @@ static int fill_context(struct bench *b, struct point *p)
         ids[i] = b->text ? b->text[i % b->n_text] : (int)rng_below(&r, (uint32_t)m->config.V);
     if (m->ops->device && !b->prefilled) { /* code is loaded at its first use */
         const int some = p->context < m->ops->prefill_rows ? p->context : m->ops->prefill_rows;
-        rc = prefill(p->session, ids, some, NULL, &logits);
+        rc = method_prefill(p->method, p->session, ids, some, NULL, &logits);
     }
     b->prefilled = true;
     const double start = clock_seconds();
-    if (rc == 0) rc = prefill(p->session, ids, p->context, NULL, &logits);
+    if (rc == 0) rc = method_prefill(p->method, p->session, ids, p->context, NULL, &logits);
     p->prefill_s = clock_seconds() - start;
     free(ids);
     return rc ? rc : method_begin(p->method, p->session);

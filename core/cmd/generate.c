@@ -154,7 +154,7 @@ int cmd_generate(int argc, char **argv)
     const double start = clock_seconds();
     double middle = start;
     rc = tracer ? tracer_begin(tracer, 0, "prompt", ids, n, n + max_new, max_new) : 0;
-    if (rc == 0) rc = prefill(session, ids, n, tracer_hooks(tracer), &logits);
+    if (rc == 0) rc = method_prefill(method, session, ids, n, tracer_hooks(tracer), &logits);
     if (rc == 0) {
         middle = clock_seconds();
         rc = decode_free(session, method, tracer_hooks(tracer), logits, max_new, e.model.config.eos,
@@ -176,6 +176,7 @@ int cmd_generate(int argc, char **argv)
         print_json(out + n, count, text, size, stopped, n, middle - start, end - middle);
     else
         putchar('\n');
+    if (method->report) method->report(method);
     status = 0;
 
 done:

@@ -358,7 +358,7 @@ static int prefill_prompts(struct search *s, const struct suite *suite)
     for (int i = 0; i < suite->n; i++) {
         struct prompt *p = &s->prompt[i];
         const float *logits;
-        if (prefill(p->session, p->line->ids, p->line->n_prefill, NULL, &logits))
+        if (prefill(p->session, p->line->ids, p->line->n_prefill, NULL, NULL, &logits))
             why[i] = xstrdup(last_failure());
         else
             memcpy(p->first, logits, (size_t)V * sizeof *p->first);

@@ -44,6 +44,13 @@ static int parse_fields(struct tracer *t, const char *list)
         }
         t->options.fields |= 1u << f;
     }
+    if (t->method && t->method->hooks.attend &&
+        (t->options.fields & (BIT(PREFILL_SCORE) | BIT(REUSE_ERROR)))) {
+        fail("--fields: %s: %s attends in a way of its own, for which this field is not defined",
+             t->options.fields & BIT(PREFILL_SCORE) ? "prefill_score" : "reuse_error",
+             method_name(t->method->config->method));
+        goto done;
+    }
     const uint32_t topk = BIT(TOPK_IDX) | BIT(TOPK_MASS) | BIT(TOPK_TOTAL);
     if (t->options.fields & topk) t->options.fields |= topk;
     rc = 0;
@@ -96,7 +103,7 @@ struct tracer *tracer_open(const struct trace_spec *spec, const struct engine *e
         .K = spec->top ? spec->top : 256,
         .reuse_k = spec->reuse_k ? spec->reuse_k : 32,
         .M = m ? m->M : 0,
-        .layers = config->layers,
+        .layers = m ? m->layers : NULL,
         .full_layers = m ? m->full_layers : c->L,
         .random_weights = e->model.weights->random,
         .seed = config->seed,

@@ -52,6 +52,10 @@ const int *tracer_unite(struct tracer *t, const int *idx, int sets, size_t strid
  */
 int tracer_selection_room(const struct tracer *t, int n_prefill, int T);
 
+/* prefill_score of LAYER from the SUMS [H, max_T] of its prefill's attention. 0, or -1 after
+ * fail(). */
+int tracer_put_columns(struct tracer *t, int layer, const float *sums);
+
 /* ---- on a CPU: everything happens in the hooks */
 void tracer_host_open(struct tracer *t);
 int tracer_host_begin(struct tracer *t); /* a sample, whose n_prefill and max_T are set */

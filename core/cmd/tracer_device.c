@@ -21,6 +21,7 @@ struct tracer_device {
     const struct selection **selection;      /* [M] */
     int step[TRACE_SLOTS];                   /* that was sent */
     int head;                                /* the slot of the next step */
+    float *columns; /* device: [L, H, max_T] sums of the prefill's attention, or NULL */
 
     pthread_t thread;
     bool running;
@@ -173,7 +174,14 @@ static void before(void *ctx, struct layer_pass *p)
 {
     struct tracer *t = ctx;
     const uint32_t f = t->options.fields;
-    if (p->prefill) return;
+    if (p->prefill) {
+        const size_t layer = (size_t)t->c->H * (size_t)t->max_T;
+        if (f & BIT(PREFILL_SCORE)) {
+            p->columns = t->device->columns + (size_t)p->layer * layer;
+            p->columns_span = (size_t)t->max_T;
+        }
+        return;
+    }
     p->keep =
         t->e->model.ops->trace_keep(t->device->trace, p->layer, p->view.idx != NULL,
                                     session_kv(p->session, p->layer), session_span(p->session));
@@ -192,6 +200,7 @@ static int after(void *ctx, const struct layer_pass *p)
     const struct trace_layer layer = {
         .layer = p->layer,
         .view = p->view,
+        .mixed = t->method && t->method->hooks.attend,
         .seen = {.logits = (float *)p->logits,
                  .lse = (float *)p->lse,
                  .scores = (float *)p->scores,
@@ -230,9 +239,7 @@ int tracer_device_open(struct tracer *t)
     const uint32_t f = t->options.fields;
     struct session_plan plan = {.room = 1};
     bool away = false;
-    if (f & (BIT(ATTN) | BIT(PREFILL_SCORE)))
-        return fail("--fields: %s is recorded on the CPU only (--device cpu)",
-                    f & BIT(ATTN) ? "attn" : "prefill_score");
+    if (f & BIT(ATTN)) return fail("--fields: attn is recorded on the CPU only (--device cpu)");
     if (t->method && t->method->plan) t->method->plan(t->method, &plan);
     for (int l = 0; l < t->c->L && plan.place; l++) away = away || plan.place[l] != KV_HERE;
     if ((f & BIT(REUSE_ERROR)) && away)
@@ -254,6 +261,34 @@ int tracer_device_open(struct tracer *t)
     return 0;
 }
 
+/* Sums of the sample's prefill, all 0. */
+static int open_columns(struct tracer *t)
+{
+    const struct ops *ops = t->e->model.ops;
+    const size_t L = (size_t)t->c->L, layer = (size_t)t->c->H * (size_t)t->max_T;
+    ops->release(t->device->columns);
+    t->device->columns = ops->alloc(L * layer * sizeof(float), "prefill_score");
+    if (t->device->columns == NULL) return -1;
+    float *zeros = xcalloc(layer, sizeof *zeros);
+    for (size_t l = 0; l < L; l++)
+        ops->put(t->device->columns + l * layer, zeros, layer * sizeof *zeros);
+    free(zeros);
+    return 0;
+}
+
+static int put_columns(struct tracer *t)
+{
+    const size_t layer = (size_t)t->c->H * (size_t)t->max_T;
+    float *sums = xmalloc(layer * sizeof *sums);
+    int rc = 0;
+    for (int l = 0; l < t->c->L && rc == 0; l++) {
+        t->e->model.ops->get(sums, t->device->columns + (size_t)l * layer, layer * sizeof *sums);
+        rc = tracer_put_columns(t, l, sums);
+    }
+    free(sums);
+    return rc;
+}
+
 int tracer_device_begin(struct tracer *t)
 {
     struct tracer_device *d = t->device;
@@ -261,6 +296,7 @@ int tracer_device_begin(struct tracer *t)
     const int n = t->n_prefill;
     const size_t T = (size_t)t->max_T;
     if (await_writer(d, 0)) return -1; /* of a sample that failed */
+    if ((f & BIT(PREFILL_SCORE)) && open_columns(t)) return -1;
     d->top = !(f & BIT(TOPK_IDX)) ? 0 : t->run.K < n ? t->run.K : n;
     const size_t top = (size_t)d->top + 1;
     d->order = xrealloc(d->order, top * sizeof *d->order);
@@ -299,7 +335,8 @@ int tracer_device_begin(struct tracer *t)
 
 int tracer_device_end(struct tracer *t)
 {
-    return await_writer(t->device, 0);
+    if (await_writer(t->device, 0)) return -1;
+    return t->device->columns ? put_columns(t) : 0;
 }
 
 void tracer_device_close(struct tracer *t)
@@ -315,6 +352,7 @@ void tracer_device_close(struct tracer *t)
         pthread_join(d->thread, NULL);
     }
     t->e->model.ops->trace_close(d->trace);
+    t->e->model.ops->release(d->columns);
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->changed);
     free(d->selection);

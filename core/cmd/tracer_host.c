@@ -122,8 +122,12 @@ static int put_top(struct tracer *t, const struct layer_pass *p, int step)
     /* the candidates hold what the decoded tokens leave */
     const int first = p->view.idx ? p->view.count[0] : t->n_prefill;
     const int length = view_length(&p->view, 0, pos);
-    ops->pool_mass(t->picked, logits + first, p->span, lse, length - first, H);
-    for (int i = 0; i < length - first; i++) after += t->picked[i];
+    if (t->method && t->method->hooks.attend) { /* list and tail hold tokens of both kinds */
+        for (int i = t->n_prefill; i <= pos; i++) after += t->mass[i];
+    } else {
+        ops->pool_mass(t->picked, logits + first, p->span, lse, length - first, H);
+        for (int i = 0; i < length - first; i++) after += t->picked[i];
+    }
     t->totals[p->layer] = 1 - after;
 
     if (dump_put_int(t->writer, DUMP_TOPK_IDX, step, p->layer, t->best, k)) return -1;
@@ -301,20 +305,29 @@ int tracer_host_begin(struct tracer *t)
     return 0;
 }
 
+int tracer_put_columns(struct tracer *t, int layer, const float *sums)
+{
+    const int G = t->c->G, R = t->c->H / G, n = t->n_prefill;
+    float *pooled = xmalloc((size_t)n * sizeof *pooled);
+    int rc = 0;
+    for (int g = 0; g < G && rc == 0; g++) {
+        const float *of = sums + (size_t)g * (size_t)R * (size_t)t->max_T;
+        for (int i = 0; i < n; i++) {
+            pooled[i] = of[i];
+            for (int r = 1; r < R; r++)
+                pooled[i] = fmaxf(pooled[i], of[(size_t)r * (size_t)t->max_T + (size_t)i]);
+        }
+        rc = dump_put(t->writer, DUMP_PREFILL_SCORE, 0, layer, g, pooled, n);
+    }
+    free(pooled);
+    return rc;
+}
+
 int tracer_host_end(struct tracer *t)
 {
-    const int H = t->c->H, G = t->c->G, R = H / G;
     if (!(t->options.fields & BIT(PREFILL_SCORE))) return 0;
     for (int l = 0; l < t->c->L; l++)
-        for (int g = 0; g < G; g++) {
-            const float *sums = t->columns + ((size_t)l * H + (size_t)g * R) * (size_t)t->max_T;
-            for (int i = 0; i < t->n_prefill; i++) {
-                float most = sums[i];
-                for (int r = 1; r < R; r++) most = fmaxf(most, sums[(size_t)r * t->max_T + i]);
-                t->picked[i] = most;
-            }
-            if (dump_put(t->writer, DUMP_PREFILL_SCORE, 0, l, g, t->picked, t->n_prefill))
-                return -1;
-        }
+        if (tracer_put_columns(t, l, t->columns + (size_t)l * (size_t)t->c->H * (size_t)t->max_T))
+            return -1;
     return 0;
 }

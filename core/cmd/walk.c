@@ -51,7 +51,7 @@ static int run_tokens(const struct line_run *run)
             goto done;
         }
     }
-    if (prefill(run->session, l->ids, l->n_prefill, tap, &logits)) goto done;
+    if (method_prefill(run->method, run->session, l->ids, l->n_prefill, tap, &logits)) goto done;
     memcpy(first, logits, (size_t)V * sizeof *first);
     if (decode_known(run->session, run->method, tap, l->ids, l->n_prefill, l->n, first, argmax,
                      nll))
@@ -93,7 +93,7 @@ static int run_text(const struct line_run *run, const int *ids, int n)
             goto done;
         }
     }
-    if (prefill(run->session, ids, n, tap, &logits)) goto done;
+    if (method_prefill(run->method, run->session, ids, n, tap, &logits)) goto done;
     if (decode_free(run->session, run->method, tap, logits, w->max_new, c->eos,
                     w->ignore_eos ? 0 : c->n_eos, &greedy, out + n, nll, &count, NULL, NULL))
         goto done;

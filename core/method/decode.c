@@ -38,7 +38,8 @@ int decode_known(struct session *s, struct method *m, const struct hooks *tap, c
 {
     const struct model_config *c = &session_model(s)->config;
     const int fed = tap ? n : n - 1; /* the last token's own logits are nobody's prediction */
-    const int rows = tap ? 1 : rows_that_fit(session_model(s), n);
+    const bool single = tap || (m && m->one_by_one);
+    const int rows = single ? 1 : rows_that_fit(session_model(s), n);
     if (method_begin(m, s)) return -1;
     if (from < n) {
         argmax[from] = argmax_of(first, c->V);

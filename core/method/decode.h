@@ -19,8 +19,9 @@ float nll_of(const float *logits, int V, int token);
  *
  * As many tokens as memory allows go through a layer together: since they are known, and a layer's
  * row depends on nothing but the rows before it, a block gives what token by token gives, to within
- * float32 rounding, at the speed of a prefill. With a TAP it is one token at a time, and the last
- * token is fed too: it is a step like the others. M may be NULL (dense).
+ * float32 rounding, at the speed of a prefill. Under a method whose steps depend on each other, and
+ * with a TAP, it is one token at a time; with a TAP the last token is fed too: it is a step like
+ * the others. M may be NULL (dense).
  * 0, or -1 after fail(). */
 int decode_known(struct session *s, struct method *m, const struct hooks *tap, const int *ids,
                  int from, int n, const float *first, int *argmax, float *nll);

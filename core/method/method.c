@@ -10,11 +10,20 @@ struct method *method_open(const struct run_config *config, const struct model *
     case METHOD_DENSE:
         return dense_open(config, model);
     case METHOD_OMNIKV:
+    case METHOD_TIDAL: /* the same with layers and sets of its own */
         return omnikv_open(config, model);
     case METHOD_WINDOW:
         return window_open(config, model);
     case METHOD_BRUTAL_OFFLOAD:
         return brutal_offload_open(config, model);
+    case METHOD_H2O:
+        return h2o_open(config, model);
+    case METHOD_QUEST:
+        return quest_open(config, model);
+    case METHOD_INFLLM:
+    case METHOD_STREAMING:
+    case METHOD_INFINITE_LM:
+        return relative_open(config, model);
     }
     return NULL;
 }
@@ -22,6 +31,13 @@ struct method *method_open(const struct run_config *config, const struct model *
 void method_close(struct method *m)
 {
     if (m) m->close(m);
+}
+
+int method_prefill(struct method *m, struct session *s, const int *ids, int n,
+                   const struct hooks *tap, const float **logits)
+{
+    if (m && m->start && m->start(m, s, n)) return -1;
+    return prefill(s, ids, n, m ? &m->hooks : NULL, tap, logits);
 }
 
 int method_begin(struct method *m, struct session *s)

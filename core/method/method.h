@@ -1,6 +1,6 @@
-/* method.h - a way to decode: what each layer attends to at each step after the dense prefill.
+/* method.h - a way to decode: what each layer attends to at each step, and for some at prefill.
  *
- * dense.c, omnikv.c, window.c and brutal_offload.c each provide one. A method drops nothing from
+ * Each file beside this one that is named after a method provides it. A method drops nothing from
  * the cache; it only says, through forward()'s hooks, which positions a layer looks at.
  * docs/methods.md defines them.
  */
@@ -15,13 +15,18 @@ struct method {
     const struct run_config *config;
     const struct model *model;
 
+    /* Called by method_prefill() before a prefill of N tokens, or NULL. 0, or -1 after fail(). */
+    int (*start)(struct method *m, struct session *s, int n);
     /* Called by method_begin() after each prefill, before the first step. */
     int (*begin)(struct method *m, struct session *s);
+    /* Says on stderr what the run since start() was like, or NULL. */
+    void (*report)(const struct method *m);
     void (*close)(struct method *m);
 
     /* Adds to PLAN, whose room is known, what the method needs of a session. */
     void (*plan)(const struct method *m, struct session_plan *plan);
 
+    bool one_by_one;  /* a step depends on the steps before it: known tokens go one at a time */
     int full_layers;  /* layers that attend to everything at each step */
     int keep_queries; /* prefill queries the session must keep */
 
@@ -31,8 +36,9 @@ struct method {
     const int *(*selection)(const struct method *m, int filter, int r, int *count);
     /* The same where it lies, in the backend's memory; the address stays after begin(). */
     const struct selection *(*state)(const struct method *m, int filter);
-    int M;            /* filter layers */
-    int sets, stride; /* sets of a selection: 1, or one for each KV head or query head */
+    int M;             /* filter layers */
+    const int *layers; /* [M] which */
+    int sets, stride;  /* sets of a selection: 1, or one for each KV head or query head */
     int (*selection_size)(const struct method *m, int n_prefill); /* most entries of all sets */
 };
 
@@ -40,6 +46,10 @@ struct method {
  * the model's last, a budget that leaves nothing. method_close() frees it. */
 struct method *method_open(const struct run_config *config, const struct model *model);
 void method_close(struct method *m); /* NULL is allowed */
+
+/* The prefill of N tokens under M (NULL: dense), which may act in it: prefill() of forward.h. */
+int method_prefill(struct method *m, struct session *s, const int *ids, int n,
+                   const struct hooks *tap, const float **logits);
 
 /* Starts M on the session S, which holds the prefill; M may be NULL (dense). 0, or -1 after fail().
  */
@@ -50,6 +60,10 @@ struct method *dense_open(const struct run_config *config, const struct model *m
 struct method *omnikv_open(const struct run_config *config, const struct model *model);
 struct method *window_open(const struct run_config *config, const struct model *model);
 struct method *brutal_offload_open(const struct run_config *config, const struct model *model);
+struct method *h2o_open(const struct run_config *config, const struct model *model);
+struct method *quest_open(const struct run_config *config, const struct model *model);
+/* infllm, streaming and infinite_lm: sinks, a window, and what is retrieved in between. */
+struct method *relative_open(const struct run_config *config, const struct model *model);
 
 /* Marks FULL [L]: the layers 0..f1, each filter f and f+1..f+wait, cut at the next filter and at L.
  * SERVED, unless NULL, is [L]: the index of the filter whose selection a sparse layer uses, -1 on a

@@ -204,8 +204,11 @@ struct method *omnikv_open(const struct run_config *c, const struct model *model
     const bool away = c->real_offload && model->ops->device;
     for (int i = 0; i < c->n_layers; i++)
         if (c->layers[i] >= shape->L) {
-            fail("do_select_layers: layer %d: %s has the layers 0 to %d", c->layers[i],
-                 model->source, shape->L - 1);
+            fail("%s: layer %d: %s has the layers 0 to %d",
+                 c->method == METHOD_OMNIKV ? "do_select_layers"
+                 : i == 0                   ? "dense_layers"
+                                            : "correction_layer",
+                 c->layers[i], model->source, shape->L - 1);
             return NULL;
         }
     if (away && c->candidates_all) {
@@ -231,6 +234,7 @@ struct method *omnikv_open(const struct run_config *c, const struct model *model
     o->base.selection_size = selection_size;
     o->base.keep_queries = windowed(c) ? c->window_size - 1 : 0;
     o->base.M = c->n_layers;
+    o->base.layers = c->layers;
     o->full = xcalloc((size_t)shape->L, sizeof *o->full);
     o->served = xcalloc((size_t)shape->L, sizeof *o->served);
     o->place = xcalloc((size_t)shape->L, sizeof *o->place);

@@ -1,5 +1,6 @@
 /* run_config.c - the original's JSON configs: every key honoured, or refused by name. */
 #include "core/method/run_config.h"
+#include "core/method/run_config_read.h"
 #include "core/base/base.h"
 #include "core/base/file.h"
 
@@ -48,6 +49,19 @@ static const char *const run_keys[] = {
     "sink_window_length",
     "num_sink_tokens",
     "offload_sid",
+    "hh_ratio",
+    "recent_ratio",
+    "hh_size",
+    "recent_size",
+    "seg_size",
+    "skip_prefill",
+    "evict",
+    "first_step_dense",
+    "page_size",
+    "dense_layers",
+    "correction_layer",
+    "infllm_cfg_path",
+    FAR_KEYS,
     "sparse_in_prefill",
     "max_len_can_hold",
     "attn_seg_sz",
@@ -94,13 +108,15 @@ static const struct {
     {"ensure_head_tail_len", "token"},
     {"ntk_factor", "token"},
     {"skip_threshold", "once_offload"},
-    {"hh_ratio", "h2o"},
-    {"recent_ratio", "h2o"},
-    {"seg_size", "h2o"},
-    {"infllm_cfg_path", "infllm"},
 };
 
-static const char *const method_names[] = {"dense", "omnikv", "window", "brutal_offload"};
+static const char *const method_names[] = {"dense",     "omnikv",     "window", "brutal_offload",
+                                           "h2o",       "quest",      "tidal",  "infllm",
+                                           "streaming", "infinite_lm"};
+/* model_cls of the canonical form */
+static const char *const class_names[] = {"raw_llama", "multi",      "raw_llama", "brutal_offload",
+                                          "h2o",       "quest",      "tidal",     "infllm",
+                                          "streaming", "infinite-lm"};
 static const char *const selector_names[] = {"last", "softmax_before_last", "uniform", "exp", NULL};
 static const char *const pool_names[] = {"all", "group", "none", NULL};
 static const char *const candidate_names[] = {"prefill", "all", NULL};
@@ -127,9 +143,8 @@ static int check_keys(const char *name, const cJSON *root)
     return json_known_keys(name, root, all);
 }
 
-/* Reads KEY as one of the NAMES; absent leaves *VALUE as it is. */
-static int read_name(const char *name, const cJSON *root, const char *key, const char *const *names,
-                     int *value)
+int read_name(const char *name, const cJSON *root, const char *key, const char *const *names,
+              int *value)
 {
     const char *text = NULL;
     char list[256] = "";
@@ -145,8 +160,7 @@ static int read_name(const char *name, const cJSON *root, const char *key, const
     return fail("%s: \"%s\": expected one of %s, found \"%s\"", name, key, list, text);
 }
 
-/* Reads KEY as a number of tokens: below 1 a fraction of the prompt, from 1 a whole number. */
-static int read_tokens(const char *name, const cJSON *root, const char *key, double *value)
+int read_tokens(const char *name, const cJSON *root, const char *key, double *value)
 {
     if (json_double(name, root, key, 0, INT_MAX, value)) return -1;
     if (*value >= 1 && *value != floor(*value))
@@ -155,8 +169,7 @@ static int read_tokens(const char *name, const cJSON *root, const char *key, dou
     return 0;
 }
 
-/* Refuses KEY when it is true; INSTEAD completes the sentence. */
-static int refuse_true(const char *name, const cJSON *root, const char *key, const char *instead)
+int refuse_true(const char *name, const cJSON *root, const char *key, const char *instead)
 {
     bool on = false;
     if (json_bool(name, root, key, &on)) return -1;
@@ -169,9 +182,17 @@ static int read_method(const char *name, const cJSON *root, struct run_config *c
     static const struct {
         const char *word;
         bool whole; /* must be all of model_cls, not only occur in it */
-    } others[] = {
-        {"h2o", false},  {"quest", false},     {"infllm", false},
-        {"token", true}, {"token_once", true}, {"once_offload", true},
+    } others[] = {{"token", true}, {"token_once", true}, {"once_offload", true}};
+    static const struct {
+        const char *word;
+        enum method_kind method;
+    } peers[] = {
+        {"h2o", METHOD_H2O},
+        {"quest", METHOD_QUEST},
+        {"infllm", METHOD_INFLLM},
+        {"tidal", METHOD_TIDAL},
+        {"streaming", METHOD_STREAMING},
+        {"infinite-lm", METHOD_INFINITE_LM},
     };
     const char *cls = NULL;
     bool sink_cache = false;
@@ -190,6 +211,12 @@ static int read_method(const char *name, const cJSON *root, struct run_config *c
         c->method = sink_cache ? METHOD_WINDOW : METHOD_DENSE;
         return 0;
     }
+    for (size_t i = 0; i < COUNT_OF(peers); i++)
+        if (strstr(cls, peers[i].word)) {
+            c->method = peers[i].method;
+            return refuse_true(name, root, "use_sink_cache",
+                               "it is a method of its own, with model_cls \"raw_llama\"");
+        }
     for (size_t i = 0; i < COUNT_OF(others); i++)
         if (others[i].whole ? strcmp(cls, others[i].word) == 0
                             : strstr(cls, others[i].word) != NULL)
@@ -197,8 +224,9 @@ static int read_method(const char *name, const cJSON *root, struct run_config *c
                         "\"raw_llama\" (dense), or \"raw_llama\" with \"use_sink_cache\": true",
                         name, others[i].word);
     if (strstr(cls, "multi") == NULL)
-        return fail("%s: \"model_cls\": expected \"raw_llama\" (dense), \"multi\" (OmniKV) or "
-                    "\"brutal_offload\", found \"%s\"",
+        return fail("%s: \"model_cls\": expected \"raw_llama\" (dense), \"multi\" (OmniKV), "
+                    "\"brutal_offload\", \"h2o\", \"infllm\", \"streaming\", \"infinite-lm\", "
+                    "\"quest\" or \"tidal\", found \"%s\"",
                     name, cls);
     if (sink_cache)
         return fail("%s: \"use_sink_cache\": true is a method of its own; use it with model_cls "
@@ -321,7 +349,12 @@ static int read_omnikv(const char *name, const cJSON *root, struct run_config *c
         return fail("%s: \"num_of_selected_tokens\": expected a fraction above 0 or a whole number "
                     "from 1, found 0",
                     name);
-    if (c->method != METHOD_OMNIKV) return 0;
+    if (c->method != METHOD_OMNIKV && c->method != METHOD_TIDAL) return 0;
+    if (c->budget >= 1 && (double)c->sinks + c->recent > c->budget)
+        return fail("%s: \"sinks\" and \"recent\": expected at most num_of_selected_tokens (%.0f) "
+                    "together, found %d and %d",
+                    name, c->budget, c->sinks, c->recent);
+    if (c->method == METHOD_TIDAL) return 0;
 
     c->apart = strcmp(cache, "without_pack") == 0;
     if (!c->apart && strcmp(cache, "multi") != 0)
@@ -331,10 +364,6 @@ static int read_omnikv(const char *name, const cJSON *root, struct run_config *c
         return fail("%s: \"dense_more\": false is not supported (the original fails at its first "
                     "decode step); set it to true",
                     name);
-    if (c->budget >= 1 && (double)c->sinks + c->recent > c->budget)
-        return fail("%s: \"sinks\" and \"recent\": expected at most num_of_selected_tokens (%.0f) "
-                    "together, found %d and %d",
-                    name, c->budget, c->sinks, c->recent);
     return read_layers(name, root, c);
 }
 
@@ -372,6 +401,9 @@ static int take_overrides(const char *name, const cJSON *root, struct run_config
              strcmp(model_keys[i], "rope_parameters") == 0))
             return fail("%s: \"rope_factor\" and \"%s\" both set the position scaling; keep one",
                         name, model_keys[i]);
+        if (json_member(c->model_overrides, model_keys[i]))
+            return fail("%s: \"%s\" is set by \"infllm\" too (base, distance_scale); keep one",
+                        name, model_keys[i]);
         if (c->model_overrides == NULL) c->model_overrides = cJSON_CreateObject();
         cJSON_AddItemToObject(c->model_overrides, model_keys[i], cJSON_Duplicate(item, true));
     }
@@ -394,6 +426,11 @@ static void set_defaults(struct run_config *c)
         .first_away = 12,
         .window_sinks = 128,
         .window_recent = 1024,
+        .skip_prefill = true,
+        .segment = 500,
+        .page_size = 16,
+        .dense_layers = 2,
+        .correction_layer = -1,
     };
 }
 
@@ -410,7 +447,8 @@ int run_config_parse(struct run_config *c, const char *name, const char *text)
     }
     /* The class first: a config of another method is told so, not that its keys are foreign. */
     if (read_method(name, root, c) || check_keys(name, root) || read_common(name, root, c) ||
-        read_omnikv(name, root, c) || read_window(name, root, c) || take_overrides(name, root, c))
+        read_omnikv(name, root, c) || read_window(name, root, c) || read_peers(name, root, c) ||
+        take_overrides(name, root, c))
         goto done;
     run_config_refresh_json(c);
     rc = 0;
@@ -445,8 +483,8 @@ void run_config_free(struct run_config *c)
     memset(c, 0, sizeof *c);
 }
 
-/* The shortest decimal that reads back as VALUE; cJSON's own printing may lose the last digit. */
-static void add_number(cJSON *object, const char *key, double value)
+/* cJSON's own printing may lose the last digit. */
+void add_number(cJSON *object, const char *key, double value)
 {
     char text[40];
     int digits = 15;
@@ -470,10 +508,7 @@ void run_config_refresh_json(struct run_config *c)
 {
     cJSON *o = cJSON_CreateObject();
     if (c->model) cJSON_AddStringToObject(o, "model_name", c->model);
-    cJSON_AddStringToObject(o, "model_cls",
-                            c->method == METHOD_OMNIKV           ? "multi"
-                            : c->method == METHOD_BRUTAL_OFFLOAD ? "brutal_offload"
-                                                                 : "raw_llama");
+    cJSON_AddStringToObject(o, "model_cls", class_names[c->method]);
     if (c->max_context) add_number(o, "max_context_len", c->max_context);
     cJSON_AddBoolToObject(o, "use_chat_template", c->chat);
     add_number(o, "rope_factor", c->rope_factor);
@@ -500,9 +535,11 @@ void run_config_refresh_json(struct run_config *c)
         add_number(o, "sink_window_length", c->window_recent);
         add_number(o, "num_sink_tokens", c->window_sinks);
     }
-    for (const cJSON *item = c->model_overrides ? c->model_overrides->child : NULL; item;
-         item = item->next)
-        cJSON_AddItemToObject(o, item->string, cJSON_Duplicate(item, true));
+    write_peers(o, c);
+    for (size_t i = 0; model_keys[i]; i++) {
+        const cJSON *item = cJSON_GetObjectItemCaseSensitive(c->model_overrides, model_keys[i]);
+        if (item) cJSON_AddItemToObject(o, item->string, cJSON_Duplicate(item, true));
+    }
     char *text = cJSON_PrintUnformatted(o);
     free(c->json);
     c->json = xstrdup(text ? text : "");

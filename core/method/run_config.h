@@ -11,7 +11,18 @@
 
 #include <stdint.h>
 
-enum method_kind { METHOD_DENSE, METHOD_OMNIKV, METHOD_WINDOW, METHOD_BRUTAL_OFFLOAD };
+enum method_kind {
+    METHOD_DENSE,
+    METHOD_OMNIKV,
+    METHOD_WINDOW,
+    METHOD_BRUTAL_OFFLOAD,
+    METHOD_H2O,
+    METHOD_QUEST,
+    METHOD_TIDAL,
+    METHOD_INFLLM,
+    METHOD_STREAMING,
+    METHOD_INFINITE_LM,
+};
 
 /* Whether selections are shared by all heads, made per kv head, or per query head. Named by what is
  * pooled: all heads, each kv head's group, none. */
@@ -44,6 +55,24 @@ struct run_config {
      * fraction of n_prefill */
     double window_sinks, window_recent;
 
+    /* h2o: tokens of a kv head kept, below 1 fractions of the prefill */
+    double heavy, heavy_recent; /* hh_ratio or hh_size, recent_ratio or recent_size */
+    bool evict_steps;           /* each step evicts one; otherwise decoded tokens are kept */
+    bool skip_prefill;          /* nothing is evicted before the prefill's end */
+    bool first_step_dense;      /* the first step still sees the whole prompt, as the original's */
+    int segment;                /* seg_size: tokens after which a prefill evicts */
+
+    /* quest, with budget */
+    int page_size;
+    int dense_layers; /* the first layers that see everything; of tidal too: the next selects */
+
+    /* tidal, with budget, candidates_all and pool */
+    int correction_layer; /* selects again */
+
+    /* infllm, streaming, infinite_lm */
+    struct far_rule far, far_given; /* the latter as read: a budget starts from it */
+    bool blocks_away; /* infllm: blocks live in host memory; without effect on a CPU */
+
     cJSON *model_overrides; /* config.json keys found in the run config, NULL when none */
     char *json;             /* the whole config, canonical, for the dump */
 };
@@ -60,11 +89,17 @@ void run_config_free(struct run_config *c);
 /* Rebuilds c->json after fields were set by hand (a search sets layers and wait). */
 void run_config_refresh_json(struct run_config *c);
 
+/* Makes C keep or select TOKENS of the prompt: omnikv, quest and tidal select so many; h2o keeps
+ * half as heavy hitters, half as the last; window, streaming and infinite_lm keep their sinks and a
+ * window for the rest; infllm half as its window, the rest less the sinks as blocks. 1, or 0 for a
+ * method without a budget, or -1 after fail(): too few. */
+int run_config_set_budget(struct run_config *c, int tokens);
+
 /* Whole tokens of BUDGET over N_PREFILL: a fraction below 1 truncates, from 1 it is a whole number;
  * never more than N_PREFILL. */
 int budget_tokens(double budget, int n_prefill);
 
-const char *method_name(enum method_kind m); /* dense, omnikv, window, brutal_offload */
+const char *method_name(enum method_kind m); /* dense, omnikv, ...: the enum in lower case */
 const char *selector_name(enum selector s);  /* last, softmax_before_last, uniform, exp */
 
 #endif

@@ -194,7 +194,7 @@ static void fill_rotations(struct session *s, int prompt)
     free(cosine);
 }
 
-static struct rope_table rotations(const struct session *s)
+struct rope_table session_rotations(const struct session *s)
 {
     const size_t half = (size_t)s->m->config.D / 2;
     return (struct rope_table){s->rotations, s->rotations + (size_t)s->room * half};
@@ -321,7 +321,7 @@ static int one_layer(struct session *s, struct layer_pass *p, float *x, float *q
     struct kv_layer *kv = &s->kv[p->layer];
     const size_t n = (size_t)p->n, E = (size_t)c->E, H = (size_t)c->H, G = (size_t)c->G;
 
-    ops->attn_in(q, kv, x, p->n, p->pos0, w, c, rotations(s), &s->scratch);
+    ops->attn_in(q, kv, x, p->n, p->pos0, w, c, session_rotations(s), &s->scratch);
     if (p->prefill && s->keep > 0) keep_queries(s, p->layer, q, p->n, p->pos0);
 
     p->q = q;
@@ -342,7 +342,9 @@ static int one_layer(struct session *s, struct layer_pass *p, float *x, float *q
     seen.lse = next;
     if (p->keep.scores) seen.scores = p->keep.scores, seen.lse = p->keep.lse;
     if (p->keep.x) before = p->keep.x, delta = p->keep.delta;
-    if (p->view.idx == NULL && p->n >= ops->many_rows) {
+    if (method && method->attend) {
+        method->attend(method->ctx, p, attention, seen);
+    } else if (p->view.idx == NULL && p->n >= ops->many_rows) {
         ops->attend_all(attention, q, kv, p->n, p->pos0, c, seen.lse, &s->scratch);
         if (p->want_logits) ops->attn_logits(seen.logits, p->span, q, kv, p->n, p->pos0, c);
     } else {
@@ -465,11 +467,14 @@ int forward(struct session *s, const int *ids, int n, bool is_prefill, const str
     return check_finite(s, rows, s->length - rows);
 }
 
-int prefill(struct session *s, const int *ids, int n, const struct hooks *tap, const float **logits)
+int prefill(struct session *s, const int *ids, int n, const struct hooks *method,
+            const struct hooks *tap, const float **logits)
 {
     const struct model_config *c = &s->m->config;
     const struct ops *ops = s->m->ops;
-    const size_t E = (size_t)c->E, chunk = (size_t)ops->prefill_rows;
+    const size_t E = (size_t)c->E, group = method && method->group ? (size_t)method->group : 1;
+    const size_t most_rows = (size_t)ops->prefill_rows;
+    const size_t chunk = group < most_rows ? most_rows / group * group : group;
     const size_t most = (size_t)n < chunk ? (size_t)n : chunk;
     const size_t P = (size_t)padded_width(c->D), D = (size_t)c->D;
 
@@ -492,7 +497,7 @@ int prefill(struct session *s, const int *ids, int n, const struct hooks *tap, c
             struct layer_pass p = {
                 .session = s, .layer = l, .n = rows, .pos0 = (int)i, .prefill = true};
             if (ops->pass_begin) ops->pass_begin(NULL, rows, (int)i, false);
-            rc = one_layer(s, &p, x + i * E, q, attention, NULL, tap);
+            rc = one_layer(s, &p, x + i * E, q, attention, method, tap);
         }
         if (ops->kv_prefill) ops->kv_prefill(&s->kv[l], n, c, true);
     }

@@ -60,23 +60,28 @@ const struct outcome *session_outcome(const struct session *s, int r);
 /* The kept queries at LAYER: [*n, H, P], of the *n prefilled tokens that end before *END. */
 const float *session_queries(const struct session *s, int layer, int *n, int *end);
 
+/* How each position is rotated. */
+struct rope_table session_rotations(const struct session *s);
+
 /* One layer's attention over n rows at positions pos0 .., as the hooks see it. */
 struct layer_pass {
     struct session *session;
     int layer, n, pos0;
     bool prefill;
 
-    /* Set in before(): */
+    /* Set in before(), or in attend(): */
     struct attn_view view; /* zero: everything. Only one hook of a run sets it: the method's */
-    bool want_logits;      /* logits and lse are wanted in after() */
-    bool want_scores;      /* scores are (CUDA only) */
-    bool want_delta;       /* x and delta are wanted in after() */
-    float *columns; /* [H, columns_span], or NULL: attention weights are added up by column */
+
+    /* Set in before(): */
+    bool want_logits; /* logits and lse are wanted in after() */
+    bool want_scores; /* scores are (CUDA only) */
+    bool want_delta;  /* x and delta are wanted in after() */
+    float *columns;   /* [H, columns_span], or NULL: attention weights are added up by column */
     size_t columns_span;
     struct trace_keep keep; /* CUDA: where they are left instead, until the pass is over */
 
     /* Valid in after(), in the backend's memory; on CUDA of the step being recorded: */
-    const float *q;      /* [n, H, P] after RoPE */
+    const float *q;      /* [n, H, P] after RoPE; in before() too */
     const float *logits; /* [n, H, span], as in struct attn_seen */
     const float *lse;    /* [n, H] */
     const float *scores; /* [n, G, span] */
@@ -89,6 +94,12 @@ struct hooks {
     void *ctx;
     void (*before)(void *ctx, struct layer_pass *p);     /* or NULL */
     int (*after)(void *ctx, const struct layer_pass *p); /* or NULL; 0, or -1 after fail() */
+    /* The attention itself, in the place of the ops: OUT [n, H, D] of the queries p->q, leaving in
+     * SEEN what it asks for, in the order of p->view, which it sets; or NULL. A method's only. */
+    void (*attend)(void *ctx, struct layer_pass *p, float *out, struct attn_seen seen);
+    /* The passes of a prefill end at multiples of so many tokens, or 0: anywhere. A method's only.
+     */
+    int group;
     /* Called once for each pass of one decoded token, replayed or not, after its last op was given
      * to the backend and before it is waited for; or NULL. 0, or -1 after fail(). */
     int (*stepped)(void *ctx, struct session *s, int pos);
@@ -105,9 +116,9 @@ enum want_logits { LOGITS_NONE, LOGITS_OUTCOME, LOGITS_LAST, LOGITS_ALL };
 int forward(struct session *s, const int *ids, int n, bool prefill, const struct hooks *method,
             const struct hooks *tap, enum want_logits want, const float **logits);
 
-/* session_start() and the dense prefill of N tokens, a layer at a time, in chunks; *LOGITS [V]
- * follows the last of them. 0, or -1 after fail(). */
-int prefill(struct session *s, const int *ids, int n, const struct hooks *tap,
-            const float **logits);
+/* session_start() and the prefill of N tokens, a layer at a time, in chunks, under the hooks METHOD
+ * then TAP (each may be NULL); *LOGITS [V] follows the last of them. 0, or -1 after fail(). */
+int prefill(struct session *s, const int *ids, int n, const struct hooks *method,
+            const struct hooks *tap, const float **logits);
 
 #endif

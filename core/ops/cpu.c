@@ -257,7 +257,7 @@ static void attend_all(float *out, const float *q, const struct kv_layer *kv, in
             struct lane_tile t;
             const size_t rows = (size_t)g * (size_t)kv->room * (size_t)P;
             fill_tile(&t, qt, q, tiles - 1 - back, g, n, pos0, c);
-            cpu->attend_tile(out_t, tile_lse, qt, t.end, t.least, t.most, kv->k + rows,
+            cpu->attend_tile(out_t, tile_lse, qt, NULL, t.end, t.least, t.most, kv->k + rows,
                              kv->v + rows, P);
             for (int i = 0; i < lanes && t.end[i]; i++) {
                 const int r = (t.first + i) / R, h = g * R + (t.first + i) % R;
@@ -303,10 +303,11 @@ static void attn_columns(float *sums, size_t span, const float *q, const float *
                         tile_lse[i] = used ? lse[(size_t)r * H + (size_t)(g * R + pair % R)] : 0;
                     }
                     if (most <= t0) continue;
-                    cpu->tile_columns(
-                        sums + (size_t)g * R * span + t0, span,
-                        work + each * ((size_t)g * (size_t)tiles + (size_t)tile), tile_lse, end,
-                        lane_head, kv->k + (size_t)g * (size_t)kv->room * (size_t)P, t0, count, P);
+                    cpu->tile_columns(sums + (size_t)g * R * span + t0, span,
+                                      work + each * ((size_t)g * (size_t)tiles + (size_t)tile),
+                                      tile_lse, NULL, end, lane_head,
+                                      kv->k + (size_t)g * (size_t)kv->room * (size_t)P, t0, count,
+                                      P);
                 }
             }
     }
@@ -346,7 +347,8 @@ static void attend_rows(float *out, const float *q, const struct kv_layer *kv, i
                     int at[CHUNK_KEYS];
                     if (view.idx) {
                         const int set = view.sets == 1 ? 0 : h0 / (H / view.sets);
-                        const int *idx = view.idx + ((size_t)r * view.sets + set) * view.stride;
+                        const size_t list = view.shared ? 0 : (size_t)r;
+                        const int *idx = view.idx + (list * view.sets + set) * view.stride;
                         const int listed = view.count[r], after = view.tail[r] - listed;
                         for (int i = 0; i < count; i++)
                             at[i] = c0 + i < listed ? idx[c0 + i] : after + c0 + i;
@@ -506,6 +508,7 @@ static const struct ops cpu_ops = {
     .attend_rows = attend_rows,
     .attn_logits = attn_logits,
     .attn_columns = attn_columns,
+    .far_attend = far_attend_cpu,
     .attn_out = attn_out,
     .mlp = mlp,
     .head = head,
@@ -513,6 +516,11 @@ static const struct ops cpu_ops = {
     .pool_mass = pool_mass,
     .top_k = top_k,
 };
+
+const struct simd *simd_in_use(void)
+{
+    return cpu;
+}
 
 const struct ops *ops_cpu(const char *isa)
 {

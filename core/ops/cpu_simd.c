@@ -440,17 +440,22 @@ static inline void tile_scores(float *s, const float *qt, const float *k, int P)
         for (int n = 0; n < NV; n++) store(s + j * LANES + n * VL, acc[j][n]);
 }
 
-/* The scores of keys [t0, t0 + count) for all lanes, -inf where a lane must not look. Whole groups
- * of MR keys are computed: the cache has room up to the next multiple of TILE_KEYS. */
+/* The scores of keys [t0, t0 + count) for all lanes, -inf where a lane must not look: from END on,
+ * and below BEGIN unless that is NULL. Whole groups of MR keys are computed: the cache has room up
+ * to the next multiple of TILE_KEYS. LEAST is the smallest end. */
 static inline void tile_scores_masked(float *s, const float *qt, const float *k, int P, int t0,
-                                      int count, const int *end, int least)
+                                      int count, const int *begin, const int *end, int least)
 {
     for (int j = 0; j < count; j += MR)
         tile_scores(s + (size_t)j * LANES, qt, k + (size_t)(t0 + j) * P, P);
-    if (t0 + count <= least) return;
-    for (int j = 0; j < count; j++)
+    for (int j = 0; t0 + count > least && j < count; j++)
         for (int i = 0; i < LANES; i++)
             if (t0 + j >= end[i]) s[j * LANES + i] = -INFINITY;
+    int latest = 0;
+    for (int i = 0; begin && i < LANES; i++) latest = begin[i] > latest ? begin[i] : latest;
+    for (int j = 0; t0 < latest && j < count; j++)
+        for (int i = 0; i < LANES; i++)
+            if (t0 + j < begin[i]) s[j * LANES + i] = -INFINITY;
 }
 
 /* out_t[d, :] = out_t[d, :] * fade + sum over j of v[j, d] * p[j, :], for MR columns d. */
@@ -472,9 +477,10 @@ static inline void tile_values(float *out_t, const vec *fade, const float *p, co
         for (int n = 0; n < NV; n++) store(out_t + m * LANES + n * VL, acc[m][n]);
 }
 
-static void attend_tile(float *out_t, float *lse, const float *qt, const int *end, int least,
-                        int most, const float *k, const float *v, int P)
+static void attend_tile(float *out_t, float *lse, const float *qt, const int *begin, const int *end,
+                        int least, int most, const float *k, const float *v, int P)
 {
+    int first = begin ? most : 0; /* the first key of any lane */
     float s[TILE_KEYS * LANES] __attribute__((aligned(64)));
     vec max[NV], sum[NV], fade[NV];
     for (int n = 0; n < NV; n++) {
@@ -483,9 +489,11 @@ static void attend_tile(float *out_t, float *lse, const float *qt, const int *en
     }
     memset(out_t, 0, (size_t)P * LANES * sizeof *out_t);
 
-    for (int t0 = 0; t0 < most; t0 += TILE_KEYS) {
+    for (int i = 0; begin && i < LANES; i++)
+        if (end[i] && begin[i] < first) first = begin[i];
+    for (int t0 = first / TILE_KEYS * TILE_KEYS; t0 < most; t0 += TILE_KEYS) {
         const int count = most - t0 < TILE_KEYS ? most - t0 : TILE_KEYS;
-        tile_scores_masked(s, qt, k, P, t0, count, end, least);
+        tile_scores_masked(s, qt, k, P, t0, count, begin, end, least);
         for (int n = 0; n < NV; n++) {
             vec top = max[n];
             for (int j = 0; j < count; j++) top = vmax(top, load(s + j * LANES + n * VL));
@@ -510,16 +518,24 @@ static void attend_tile(float *out_t, float *lse, const float *qt, const int *en
 }
 
 static void tile_columns(float *sums, size_t stride, const float *qt, const float *lse,
-                         const int *end, const int *lane_head, const float *k, int t0, int count,
-                         int P)
+                         const int *begin, const int *end, const int *lane_head, const float *k,
+                         int t0, int count, int P)
 {
     float s[TILE_KEYS * LANES] __attribute__((aligned(64)));
     int least = t0 + count;
     for (int i = 0; i < LANES; i++) least = end[i] < least ? end[i] : least;
-    tile_scores_masked(s, qt, k, P, t0, count, end, least);
+    tile_scores_masked(s, qt, k, P, t0, count, begin, end, least);
     for (int j = 0; j < count; j++) {
-        for (int n = 0; n < NV; n++)
-            store(s + j * LANES + n * VL, vexp(load(s + j * LANES + n * VL) - load(lse + n * VL)));
+        vec sum = {0};
+        for (int n = 0; n < NV; n++) {
+            vec e = vexp(load(s + j * LANES + n * VL) - load(lse + n * VL));
+            store(s + j * LANES + n * VL, e);
+            sum += e;
+        }
+        if (lane_head == NULL) {
+            sums[j] += hsum(sum);
+            continue;
+        }
         for (int i = 0; i < LANES; i++)
             if (lane_head[i] >= 0) sums[lane_head[i] * stride + j] += s[j * LANES + i];
     }

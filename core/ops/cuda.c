@@ -150,6 +150,11 @@ static void run_chain(size_t next_bytes)
     chain.n = 0;
 }
 
+void cuda_run_products(size_t read)
+{
+    run_chain(read < SHORT_ATTENTION ? chain.next_bytes : 0);
+}
+
 static void put_off(struct cuda_link link, enum dtype type)
 {
     if (chain.n == CUDA_CHAIN_LINKS) run_chain(0);
@@ -361,8 +366,8 @@ static void attend_all(float *out, const float *q, const struct kv_layer *kv, in
 }
 
 /* The part of an attention's arguments that the layer decides. */
-static struct cuda_decode decode_of(float *out, const float *q, const struct cuda_kv *d, int n,
-                                    const struct model_config *c)
+struct cuda_decode cuda_decode_of(float *out, const float *q, const struct cuda_kv *d, int n,
+                                  const struct model_config *c)
 {
     return (struct cuda_decode){.out = out,
                                 .q = q,
@@ -388,7 +393,7 @@ static void attend_rows(float *out, const float *q, const struct kv_layer *kv, i
                         const struct model_config *c, struct scratch *s)
 {
     struct cuda_kv *d = kv->cuda;
-    struct cuda_decode a = decode_of(out, q, d, n, c);
+    struct cuda_decode a = cuda_decode_of(out, q, d, n, c);
     (void)pos0, (void)pos_step, (void)s; /* the position is the backend's */
     a.logits = seen.logits;
     a.scores = seen.scores;
@@ -414,7 +419,7 @@ static void attend_rows(float *out, const float *q, const struct kv_layer *kv, i
     a.packed_v = d->packed_v;
     /* a short attention leaves the memory idle: time to fetch what comes after it */
     const size_t read = 4 * (size_t)c->G * (size_t)c->D * (size_t)a.most;
-    run_chain(read < SHORT_ATTENTION ? chain.next_bytes : 0);
+    cuda_run_products(read);
     if (cuda.broken || a.work == NULL) return;
     if (away) cuda_kv_await(d, c);
     a.settled = chain.ran; /* a selection is made before the products that go before its use */
@@ -429,7 +434,7 @@ static void attn_logits(float *logits, size_t span, const float *q, const struct
     for (int r = 0; r < n; r++) {
         const size_t row = (size_t)c->H * (size_t)c->D;
         float *out = cuda_work(WORK_POOL, row * sizeof *out); /* what it attends to is not asked */
-        struct cuda_decode a = decode_of(out, q + (size_t)r * row, kv->cuda, 1, c);
+        struct cuda_decode a = cuda_decode_of(out, q + (size_t)r * row, kv->cuda, 1, c);
         cuda_did(cuda_set_step(cuda.aux, cuda.aux + 1, pos0 + r, 0, cuda.stream));
         cuda_check(cudaStreamSynchronize(cuda.stream), "position");
         a.pos = cuda.aux;
@@ -707,6 +712,21 @@ static const struct ops cuda_ops = {
     .select_remember = remember,
     .select = select_step,
     .fetch = cuda_fetch,
+    .attn_columns = cuda_attn_columns,
+    .heavy_open = cuda_heavy_open,
+    .heavy_close = cuda_heavy_close,
+    .heavy_keep = cuda_heavy_keep,
+    .heavy_step = cuda_heavy_step,
+    .heavy_turn = cuda_heavy_turn,
+    .pages_open = cuda_pages_open,
+    .pages_close = cuda_pages_close,
+    .pages_choose = cuda_pages_choose,
+    .far_open = cuda_far_open,
+    .far_close = cuda_far_close,
+    .far_start = cuda_far_start,
+    .far_attend = cuda_far_attend,
+    .far_stats = cuda_far_stats,
+    .far_view = cuda_far_view,
     .trace_begin = cuda_trace_begin,
     .trace_close = cuda_trace_close,
     .trace_keep = cuda_trace_keep,

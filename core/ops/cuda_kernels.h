@@ -177,6 +177,24 @@ int cuda_prefill_mma(const struct cuda_prefill *a, cudaStream_t stream); /* mma.
 /* wgmma and the bulk tensor copy: 9.0 only, D 64 or 128. 1: this device or build has none. */
 int cuda_prefill_wgmma(const struct cuda_prefill *a, cudaStream_t stream);
 
+/* ---- the attention that keys receive (cuda_columns.cu): what H2O ranks by
+ *
+ * sums [H, span] += of each position t < pos0 + n the weights exp(q.k / sqrt(D) - lse) that the n
+ * rows give it, by query head, causal; q, k and LSE [n, H] as cuda_prefill_attention() had and left
+ * them. Source: Zhang et al. 2023 (H2O), section 4. */
+struct cuda_columns {
+    float *sums;
+    size_t span;
+    const void *q, *k;
+    const float *lse;
+    int n, pos0, room, H, G, D;
+    enum dtype type;
+};
+int cuda_attention_columns(const struct cuda_columns *a, cudaStream_t stream);
+/* The same of the one row at *POS, from its LOGITS [H, wide]. */
+int cuda_columns_row(float *sums, size_t span, const float *logits, size_t wide, const float *lse,
+                     const int *pos, int H, cudaStream_t stream);
+
 /* ---- decode attention (cuda_decode.cu): split over positions, each byte of K and V read once per
  * kv head
  *
@@ -271,6 +289,56 @@ int cuda_select_row(const struct cuda_select *a, cudaStream_t stream);
  * POS, T is *POS (+ PLUS), and with fewer than k all of them, the rest of idx is -1. */
 int cuda_top_k(int *idx, const float *score, int T, int k, void *work, cudaStream_t stream);
 
+/* ---- H2O's lists (cuda_heavy.cu): what each kv head has kept
+ *
+ * The list of a kv head is ascending: the first *COUNT entries, besides which a step sees *TAIL ..
+ * *POS. sums [H, span] by position are what cuda_attention_columns() added up; the weight of a
+ * position is the maximum over the head's query heads. Source: Zhang et al. 2023 (H2O), section 4.
+ */
+struct cuda_heavy {
+    int *idx, *count, *tail; /* [G, stride], [1], [1] */
+    float *sums;
+    size_t span;
+    void *next; /* cuda_heavy_next() bytes, or NULL: no steps */
+    const int *pos;
+    int H, G, stride;
+    int most, recent; /* entries of a list; of them always the last RECENT */
+};
+size_t cuda_heavy_next(int G, int stride);
+/* Entries 0 .. HEAVY - 1 are chosen already, from [0, n - recent): those after them are the last
+ * RECENT of [0, n). *COUNT, *TAIL = n. */
+int cuda_heavy_fill(const struct cuda_heavy *a, int heavy, int recent, int n, cudaStream_t stream);
+/* After a step that saw the lists and itself (*TAIL = *POS): its weights, from LOGITS [H, wide] in
+ * that order and LSE [H], go to sums; where that makes more than MOST, it is found which entry
+ * goes: of those before the last RECENT the one of least weight, of equals the last. Stride is
+ * above MOST. cuda_heavy_move(), before the attention of the step at the next position, changes the
+ * lists. */
+int cuda_heavy_note(const struct cuda_heavy *a, const float *logits, size_t wide, const float *lse,
+                    cudaStream_t stream);
+int cuda_heavy_move(const struct cuda_heavy *a, cudaStream_t stream);
+
+/* ---- Quest's pages (cuda_pages.cu): COUNT pages of SIZE tokens, the first of the prompt. Source:
+ * Tang et al. 2024 (Quest, arXiv 2406.10774), algorithm 1. */
+struct cuda_pages {
+    void *bounds;    /* [G, count, 2, D] 16-bit: minima, maxima of each channel */
+    float *score;    /* [G, cuda_pages_span(count)] of a step */
+    int *list, *idx; /* [G, best] pages, [G, stride] their positions: ascending */
+    int stride, count, size, best, H, G, D;
+    enum dtype type;
+    void *work; /* cuda_select_work(G, count), zeroed once */
+};
+static inline size_t cuda_pages_span(int count)
+{
+    return ((size_t)count + 3) / 4 * 4;
+}
+/* bounds of the keys K [G, room, D]. */
+int cuda_pages_bounds(const struct cuda_pages *a, const void *k, int room, cudaStream_t stream);
+/* score of the queries Q [H, D] float32: the maximum over a kv head's query heads of the sum over
+ * channels of max(q minimum, q maximum). No kernel right before writes the bounds. */
+int cuda_pages_score(const struct cuda_pages *a, const float *q, cudaStream_t stream);
+/* That, and idx of the best pages of each kv head; ties to the lower page. */
+int cuda_pages_best(const struct cuda_pages *a, const float *q, cudaStream_t stream);
+
 /* ---- offload (cuda_gather.cu): rows between host memory and the device
  *
  * HOST is pinned memory mapped for the device: [tokens, 2, G, D] 16-bit, one row of K and V per
@@ -325,6 +393,7 @@ struct cuda_trace_compact {
     int k;
     float *score, *mass;             /* [k] out */
     const float *given, *given_mass; /* by position; NULL: the largest logit, the mean weight */
+    bool mixed;   /* lists: the weight of the positions from FIRST on, of GIVEN_MASS, in parts */
     float *parts; /* [CUDA_TRACE_PARTS] out: their sum is the weight, as the mean over the heads, of
                    * the entries from FIRST on, or behind the list */
     int first;

@@ -18,6 +18,13 @@ static int steps_of(const struct session_plan *plan)
     return plan->steps > 0 && plan->steps < plan->room ? plan->steps : plan->room;
 }
 
+/* Positions that a KV_BLOCKS layer keeps here, at most: a window, and what is decoded. */
+static size_t near_of(const struct session_plan *plan)
+{
+    const int window = plan->far->n_local < plan->room ? plan->far->n_local : plan->room;
+    return (size_t)window + (size_t)steps_of(plan);
+}
+
 static enum kv_place place_of(const struct session_plan *plan, int layer)
 {
     return plan->place ? plan->place[layer] : KV_HERE;
@@ -53,16 +60,24 @@ void cuda_session_bytes(const struct model_config *c, const struct session_plan 
             whole = 4 * plane(c, room);
             away = 2 * plane(c, room);
             break;
+        case KV_BLOCKS:
+            here += 2 * plane(c, near_of(plan));
+            there += 2 * plane(c, room);
+            away = 3 * plane(c, room);
+            break;
         }
     }
+    double far = 0;
+    if (plan->far) far = cuda_far_bytes(c, plan, place_of(plan, 0) == KV_BLOCKS, (int)steps);
     /* what a prefill holds besides: the stream of activations, a chunk's, one layer that will live
      * elsewhere; a decode step needs less */
     const size_t stream = room * (size_t)c->E * 4;
     const size_t chunk =
         rows * ((size_t)c->H * (size_t)c->D * 8 + 2 * ((size_t)c->E + 3 * (size_t)c->F) + 64);
     const size_t seen = 4 * (size_t)c->H * room; /* logits of one layer, for traces */
-    const size_t rest = ((size_t)256 << 20) + 4 * room * 3 * (size_t)plan->sets; /* selections */
-    *device = (double)(here + whole + away + stream + chunk + seen + rest) +
+    const size_t rest = ((size_t)256 << 20) + 4 * room * 3 * (size_t)plan->sets + /* selections */
+                        room * plan->token_bytes;
+    *device = far + (double)(here + whole + away + stream + chunk + seen + rest) +
               (double)room * (double)c->D * 4;
     *host = (double)there;
 }
@@ -131,7 +146,10 @@ static void unpin(void *p, size_t bytes)
 static int open_away(struct cuda_kv *d, const struct model_config *c,
                      const struct session_plan *plan, double pinned)
 {
-    const size_t steps = plane(c, (size_t)d->steps), bytes = 2 * plane(c, (size_t)plan->room);
+    const size_t bytes = 2 * plane(c, (size_t)plan->room);
+    const bool blocks = d->place == KV_BLOCKS;
+    if (blocks) d->near = (int)near_of(plan), d->n_local = plan->far->n_local;
+    const size_t steps = plane(c, (size_t)(blocks ? d->near : d->steps));
     const double available = memory_available();
     d->host_bytes = bytes;
     if (available <= 0 || (double)bytes < 0.95 * available) d->host = pin(bytes);
@@ -237,11 +255,29 @@ static void settle(struct cuda_kv *d, const struct model_config *c, int n)
         shared->n_prefill = n;
         cuda_did(cuda_set_step(shared->count, cuda.aux, n, 0, cuda.stream));
     }
+    if (d->place == KV_BLOCKS) {
+        d->room = d->near;
+        d->base = n > d->n_local ? n - d->n_local : 0;
+    }
     if (d->place == KV_WHOLE) {
         const int turn = d->before && d->before->packed_k == shared->buffers[0];
         d->packed_k = shared->buffers[turn];
         d->packed_v = (char *)d->packed_k + plane(c, (size_t)n);
     }
+}
+
+/* The last tokens of the N at work go where the steps expect them. */
+static void keep_window(struct cuda_kv *d, const struct model_config *c, int n)
+{
+    const size_t row = 2 * (size_t)c->D, rows = (size_t)(n < d->n_local ? n : d->n_local);
+    const size_t skip = ((size_t)n - rows) * row;
+    const char *const from[] = {d->k, d->v};
+    void *const to[] = {d->steps_k, d->steps_v};
+    for (int i = 0; i < 2; i++)
+        cuda_check(cudaMemcpy2DAsync(to[i], (size_t)d->near * row, from[i] + skip,
+                                     (size_t)d->room * row, rows * row, (size_t)c->G,
+                                     cudaMemcpyDeviceToDevice, cuda.stream),
+                   "the last tokens");
 }
 
 void cuda_kv_prefill(struct kv_layer *kv, int n, const struct model_config *c, bool end)
@@ -253,18 +289,22 @@ void cuda_kv_prefill(struct kv_layer *kv, int n, const struct model_config *c, b
         struct cuda_away *shared = d->shared;
         if (d->before == NULL) {
             cuda_release(shared->staging); /* of a prefill that failed */
-            shared->staging = cuda_alloc(2 * bytes, "a layer of the prefill");
+            const size_t planes = d->place == KV_BLOCKS ? 3 : 2;
+            shared->staging = cuda_alloc(planes * bytes, "a layer of the prefill");
             if (shared->staging == NULL) cuda.broken = true;
         }
         d->k = shared->staging;
         d->v = (char *)shared->staging + bytes;
         d->room = n;
         d->base = 0;
+        d->made_up = false;
         return;
     }
     if (cuda.broken) return;
     if (d->place == KV_ROWS) {
         cuda_did(cuda_store_rows(d->host, d->k, d->v, n, n, c->G, c->D, cuda.stream));
+    } else if (d->place == KV_BLOCKS) {
+        keep_window(d, c, n); /* far_attend() has stored the rest */
     } else {
         cuda_check(cudaMemcpyAsync(d->host, d->k, 2 * bytes, cudaMemcpyDeviceToHost, cuda.stream),
                    "a layer to the host");
@@ -290,6 +330,11 @@ void cuda_kv_fill(struct kv_layer *kv, const struct model_config *c, int n, uint
             continue;
         }
         cuda_did(cuda_fill_uniform(d->host, 2 * (size_t)n * values, d->type, own, 1, cuda.stream));
+        if (d->place == KV_BLOCKS) { /* its two planes are one piece of memory */
+            cuda_did(cuda_fill_uniform(d->steps_k, 2 * (size_t)d->near * values, d->type, own + 1,
+                                       1, cuda.stream));
+            d->made_up = true;
+        }
         settle(d, c, n);
     }
     cuda_check(cudaStreamSynchronize(cuda.stream), "synthetic keys and values");

@@ -17,8 +17,11 @@ struct cuda_kv {
     enum dtype type;
     bool beside; /* some layer of the session gathers rows, which may be while this one attends */
 
-    void *steps_k, *steps_v; /* [G, steps, D] */
-    void *host;              /* pinned: KV_ROWS [tokens, 2, G, D], KV_WHOLE [2, G, n_prefill, D] */
+    void *steps_k, *steps_v; /* [G, steps, D]; KV_BLOCKS: of the last n_local too, [G, near, D] */
+    int near, n_local;       /* KV_BLOCKS */
+    bool made_up;            /* KV_BLOCKS: synthetic */
+    void *host;              /* pinned: KV_ROWS [tokens, 2, G, D], KV_WHOLE [2, G, n_prefill, D],
+                                KV_BLOCKS [blocks, 2, G, block_size, D] */
     size_t host_bytes;
     void *packed_k,
         *packed_v;          /* KV_ROWS: [sets or G, stride, D], this layer's; KV_WHOLE: K and V of
@@ -33,7 +36,7 @@ struct cuda_kv {
 
 /* What the layers of a session that live in host memory share. */
 struct cuda_away {
-    void *staging;       /* [2, G, n, D] while such layers are prefilled */
+    void *staging;       /* [2, G, n, D] while such layers are prefilled; KV_BLOCKS: 3 planes */
     void *buffers[2];    /* KV_WHOLE: where whole layers arrive, in turn */
     size_t buffer_bytes; /* of each */
     int *count;          /* device: n_prefill */
@@ -73,6 +76,14 @@ extern struct cuda cuda;
 /* BYTES of a kernel's scratch, zeroed when they were new; NULL after fail(). */
 void *cuda_work(enum cuda_work_kind kind, size_t bytes);
 
+/* Runs the products that are put off: before an op reads q, or what else they make. READ bytes are
+ * read before the attention's output product: where they are few, its weights are fetched ahead. */
+void cuda_run_products(size_t read);
+
+/* The part of an attention's arguments that the layer decides: n rows at *cuda.pos over all. */
+struct cuda_decode cuda_decode_of(float *out, const float *q, const struct cuda_kv *d, int n,
+                                  const struct model_config *c);
+
 /* Of an op: what a launcher returned, and what the runtime did. A failure has been said, or is said
  * here, and breaks the pass. */
 void cuda_did(int rc);
@@ -94,6 +105,35 @@ void cuda_fetch(struct kv_layer *kv, const struct selection *s, const struct mod
  * they have been read. */
 void cuda_kv_await(struct cuda_kv *c, const struct model_config *config);
 void cuda_kv_used(struct cuda_kv *c);
+
+/* H2O and Quest (cuda_peers.c): entries of the table. */
+void cuda_attn_columns(float *sums, size_t span, const float *q, const float *lse,
+                       const struct kv_layer *kv, int n, int pos0, const struct model_config *c,
+                       struct scratch *s);
+int cuda_heavy_open(struct heavy *h, const struct model_config *c);
+void cuda_heavy_close(struct heavy *h);
+void cuda_heavy_keep(struct heavy *h, int n, const struct model_config *c);
+void cuda_heavy_step(struct heavy *h, const float *logits, const float *lse, size_t span, int pos,
+                     const struct model_config *c);
+void cuda_heavy_turn(struct heavy *h, const struct model_config *c);
+int cuda_pages_open(struct pages *p, const struct kv_layer *kv, const struct model_config *c);
+void cuda_pages_close(struct pages *p);
+void cuda_pages_choose(struct pages *p, const float *q, int n, int pos0,
+                       const struct model_config *c, struct scratch *s);
+
+/* Attention that keeps its distances (cuda_far.c): entries of the table. */
+struct far *cuda_far_open(const struct far_rule *rule, const struct model_config *c);
+void cuda_far_close(struct far *f);
+void cuda_far_start(struct far *f, int n, struct kv_layer *kv, bool filled, struct rope_table rope,
+                    const struct model_config *c);
+void cuda_far_attend(struct far *f, int layer, float *out, const float *q, struct kv_layer *kv,
+                     int n, int pos0, bool prefill, struct rope_table rope, struct attn_seen seen,
+                     struct attn_view *view, const struct model_config *c, struct scratch *s);
+void cuda_far_stats(struct far *f, struct far_stats *stats);
+struct attn_view cuda_far_view(const struct far *f, int layer);
+/* Bytes of the device that it takes under PLAN, with blocks on the host or not. */
+double cuda_far_bytes(const struct model_config *c, const struct session_plan *plan, bool away,
+                      int steps);
 
 /* Traces (cuda_trace.c): entries of the table. */
 int cuda_trace_begin(struct step_trace **t, const struct trace_plan *plan,

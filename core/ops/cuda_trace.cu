@@ -268,10 +268,15 @@ static __device__ void compact_positions(const struct cuda_trace_compact &a, int
 static __device__ void weigh_tail(const struct cuda_trace_compact &a, int part)
 {
     const struct cuda_seen &s = a.seen;
-    const int pos = __ldcg(s.pos), first = s.idx ? __ldcg(s.count) : a.first;
-    const int n = pos + 1 - (s.idx ? __ldcg(s.tail) : a.first);
+    const bool entries = s.idx && !a.mixed;
+    const int pos = __ldcg(s.pos), first = entries ? __ldcg(s.count) : a.first;
+    const int n = pos + 1 - (entries ? __ldcg(s.tail) : a.first);
     float sum = 0;
-    for (int i = part * THREADS + (int)threadIdx.x; i < n; i += CUDA_TRACE_PARTS * THREADS)
+    for (int i = part * THREADS + (int)threadIdx.x; a.mixed && i < n;
+         i += CUDA_TRACE_PARTS * THREADS)
+        sum += __ldcg(a.given_mass + first + i) * (float)s.H;
+    for (int i = part * THREADS + (int)threadIdx.x; !a.mixed && i < n;
+         i += CUDA_TRACE_PARTS * THREADS)
         for (int h = 0; h < s.H; h += AHEAD) {
             float x[AHEAD];
 #pragma unroll

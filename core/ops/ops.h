@@ -42,9 +42,12 @@ struct kv_layer {
 /* Where the keys and values of a layer's prefill live. The CPU has one place only. */
 enum kv_place {
     KV_HERE,
-    KV_ROWS,  /* host memory; the rows a step selects are gathered */
-    KV_WHOLE, /* host memory; all of them are fetched at each step */
+    KV_ROWS,   /* host memory; the rows a step selects are gathered */
+    KV_WHOLE,  /* host memory; all of them are fetched at each step */
+    KV_BLOCKS, /* host memory, in blocks; those that a step chooses are fetched (struct far) */
 };
+
+struct far_rule;
 
 /* What a session needs room for. */
 struct session_plan {
@@ -55,7 +58,9 @@ struct session_plan {
     const enum kv_place *place; /* [L], or NULL: all here */
     int packed;                 /* rows of a set that a step gathers, at most */
     int sets;
-    enum dtype type; /* of keys and values on a device: the weights'; set by session_open() */
+    const struct far_rule *far; /* of a method that attends so, or NULL; room is not looked at */
+    size_t token_bytes; /* of the device that the method takes besides, for each token of room */
+    enum dtype type;    /* of keys and values on a device: the weights'; set by session_open() */
 };
 
 /* Rotation of each position: cos and sin, [room, D / 2], already times the RoPE kind's factor. */
@@ -67,12 +72,13 @@ struct rope_table {
  * it.
  *
  *   idx NULL        everything up to the row itself
- *   idx [n, sets, stride]  ascending positions, one set for all heads (sets = 1), for each kv head
- *                   (sets = G) or for each query head (sets = H), of which the first count[r] of
- *                   row r count; and besides them the positions tail[r] .. the row itself
+ *   idx [n, sets, stride] (or, SHARED, [sets, stride] for all rows)  ascending positions, one set
+ * for all heads (sets = 1), for each kv head (sets = G) or for each query head (sets = H), of which
+ * the first count[r] of row r count; and besides them the positions tail[r] .. the row itself
  */
 struct attn_view {
     const int *idx;
+    bool shared; /* host only */
     int sets, stride;
     const int *count, *tail; /* [n] */
 };
@@ -132,6 +138,53 @@ struct selection {
     int last_count, last_tail, *last; /* CPU: the row before this pass, [sets, stride] */
     float *score;                     /* CPU: [sets, score_room] of one row; CUDA: [sets, span] */
     int score_room;
+};
+
+/* ---- H2O (heavy.c is the definition): per kv head, the positions of most weight and the last
+ * ones. Source: Zhang et al. 2023, H2O, section 4; docs/methods.md. */
+struct heavy {
+    struct selection kept; /* sets = G: what the next step sees besides itself; rule: n_prefill,
+                              budget (heavy ones), recent, room, stride */
+    float *sums;           /* [H, span] attention weight each position has received */
+    size_t span;
+    bool steps; /* each step adds its weights and evicts; otherwise decoded tokens are kept */
+    /* what the last step leaves to heavy_turn() */
+    int noted;  /* CPU: one past its position, 0: nothing */
+    void *next; /* CUDA */
+};
+
+/* ---- Quest (pages.c is the definition): an upper bound of a page's logits, from the extremes of
+ * each channel of its keys. Source: Tang et al. 2024, arXiv 2406.10774, algorithm 1. */
+struct pages {
+    struct selection chosen; /* sets = G: the tokens of the best pages */
+    int size;                /* tokens of a page */
+    int count;               /* whole pages of the prompt; what follows them is always seen */
+    int best;                /* pages chosen for each kv head */
+    void *bounds;            /* backend memory, [G, count, 2, P or D]: minima, then maxima */
+    float *score;            /* [G, count] scratch of the step */
+};
+
+/* ---- attention that keeps its distances (far.c is the definition): a window of the last tokens,
+ * and from before it the first ones and retrieved blocks, all at one distance, under one softmax.
+ * Source: Xiao et al. 2024, InfLLM, arXiv 2402.04617, section 3; docs/methods.md. */
+enum block_policy { BLOCKS_LRU, BLOCKS_LRU_S };
+struct far_rule {
+    int n_init;  /* the first tokens, always seen */
+    int n_local; /* the window: distances 0 .. n_local - 1 */
+    bool turned; /* streaming: listed keys keep their own rotation, queries turn to n_local +
+                    n_init - 1; otherwise keys are at position 0, queries at n_local - 1 */
+    /* infllm only; topk 0: no blocks, what is between the first tokens and the window is unseen */
+    int topk, block_size, repr_topk;
+    int exc_block_size; /* queries that choose together in a prefill (far_group_end()) */
+    int max_cached;     /* max_cached_block: blocks in device memory, where they live on the host */
+    enum block_policy policy;
+    double decay; /* score_decay of LRU_S */
+    bool away;    /* CUDA: blocks live in host memory */
+    int room;     /* tokens of the session */
+};
+struct far; /* the backend's state of all layers of a sequence */
+struct far_stats {
+    double chosen, missed; /* blocks used, and of them fetched from the host, since far_start() */
 };
 
 /* What is to be known of a row of logits without reading it: the largest, its index (ties to the
@@ -201,6 +254,7 @@ struct trace_keep {
 struct trace_layer {
     int layer;
     struct attn_view view;
+    bool mixed; /* its list and its tail both hold tokens of the prompt and decoded ones */
     struct attn_seen seen; /* scores: as well where the view is everything and pool is a logit's */
     const float *q, *x, *delta; /* as in struct layer_pass; q stays until the step is over */
     const struct kv_layer *kv;
@@ -341,6 +395,57 @@ struct ops {
     void (*fetch)(struct kv_layer *kv, const struct selection *s, const struct model_config *c,
                   bool apart);
 
+    /* ---- h2o */
+
+    /* Memory of h->kept and h->sums under h->kept.rule, whose stride has room for what is kept and,
+     * with steps, one more; sets h->span; all zero. 0, or -1 after fail(). */
+    int (*heavy_open)(struct heavy *h, const struct model_config *c);
+    void (*heavy_close)(struct heavy *h);
+    /* What is kept of the positions [0, n): per kv head the last `recent`, and of those before them
+     * the `budget` of most weight, the maximum over the head's query heads; ties to the lower. All
+     * where there are not more. tail = n. */
+    void (*heavy_keep)(struct heavy *h, int n, const struct model_config *c);
+    /* After the attention of a step of one row that saw h->kept and itself: adds what LOGITS [H,
+     * span], LSE [H] gave each to the sums. h->kept stays what the step saw, for traces. */
+    void (*heavy_step)(struct heavy *h, const float *logits, const float *lse, size_t span, int pos,
+                       const struct model_config *c);
+    /* Before the attention of each step: the step before, if there was one, joins h->kept; where
+     * more than budget + recent are there now, of those before the last `recent` the one of least
+     * weight leaves, of equals the higher. */
+    void (*heavy_turn)(struct heavy *h, const struct model_config *c);
+
+    /* ---- quest */
+
+    /* Memory under size, count (1 at least), best, chosen.rule (n_prefill, room, stride), and the
+     * bounds of the prompt's pages of KV. 0, or -1 after fail(). */
+    int (*pages_open)(struct pages *p, const struct kv_layer *kv, const struct model_config *c);
+    void (*pages_close)(struct pages *p);
+    /* Before the attention of n rows with queries Q [n, H, P] at pos0 ..: chosen.idx, count and
+     * tail (n rows; CUDA 1): per kv head the best pages by the largest bound of its query heads,
+     * sum over d of max(q_d min_d, q_d max_d); ties to the lower page. */
+    void (*pages_choose)(struct pages *p, const float *q, int n, int pos0,
+                         const struct model_config *c, struct scratch *s);
+
+    /* ---- infllm, streaming, infinite_lm */
+
+    /* State of a session under RULE: L layers. NULL after fail(). */
+    struct far *(*far_open)(const struct far_rule *rule, const struct model_config *c);
+    void (*far_close)(struct far *f); /* NULL is allowed */
+    /* Forgets all; a prompt of N tokens follows. FILLED: it is there already (synthetic, or of a
+     * dense prefill): no token has a score, and only then does ROPE hold anything yet. */
+    void (*far_start)(struct far *f, int n, struct kv_layer *kv, bool filled,
+                      struct rope_table rope, const struct model_config *c);
+    /* Attention of the n rows at pos0 .. of LAYER, whose keys and values are in KV: out [n, H, D].
+     * Chooses blocks, keeps the books. SEEN and *VIEW as for attend_rows(): the list, then the
+     * window; *VIEW stays empty, and logits are not given, in a pass of several groups. A step that
+     * was rewound and is run again is not counted twice. */
+    void (*far_attend)(struct far *f, int layer, float *out, const float *q, struct kv_layer *kv,
+                       int n, int pos0, bool prefill, struct rope_table rope, struct attn_seen seen,
+                       struct attn_view *view, const struct model_config *c, struct scratch *s);
+    void (*far_stats)(struct far *f, struct far_stats *stats);
+    /* CUDA, NULL on a CPU: the view that far_attend() gives for a step, known before it. */
+    struct attn_view (*far_view)(const struct far *f, int layer);
+
     /* ---- scores (host callers: select.c and traces on a CPU) */
 
     /* score [sets, T] = logits [H, span] of one row pooled over the heads of each set. */
@@ -407,6 +512,10 @@ void scratch_free(struct scratch *s);
     .kv_open = host_kv_open, .kv_close = host_kv_close, .kv_fill = host_kv_fill,                   \
     .outcomes = host_outcomes, .copy_queries = host_copy_queries, .select_open = select_open,      \
     .select_close = select_close, .select_remember = select_remember, .select = select_rows,       \
+    .heavy_open = heavy_open, .heavy_close = heavy_close, .heavy_keep = heavy_keep,                \
+    .heavy_step = heavy_step, .heavy_turn = heavy_turn, .pages_open = pages_open,                  \
+    .pages_close = pages_close, .pages_choose = pages_choose, .far_open = far_open,                \
+    .far_close = far_close, .far_start = far_start, .far_stats = far_stats,                        \
     .ceilings = host_ceilings
 void *host_alloc(size_t bytes, const char *what);
 void host_release(void *p);
@@ -428,6 +537,31 @@ void select_remember(struct selection *s, const float *logits, size_t span, int 
                      const struct model_config *c);
 void select_rows(struct selection *s, const float *logits, const float *scores, size_t span, int n,
                  int pos0, const struct model_config *c);
+
+int heavy_open(struct heavy *h, const struct model_config *c);
+void heavy_close(struct heavy *h);
+void heavy_keep(struct heavy *h, int n, const struct model_config *c);
+void heavy_step(struct heavy *h, const float *logits, const float *lse, size_t span, int pos,
+                const struct model_config *c);
+void heavy_turn(struct heavy *h, const struct model_config *c);
+
+int pages_open(struct pages *p, const struct kv_layer *kv, const struct model_config *c);
+void pages_close(struct pages *p);
+void pages_choose(struct pages *p, const float *q, int n, int pos0, const struct model_config *c,
+                  struct scratch *s);
+
+struct far *far_open(const struct far_rule *rule, const struct model_config *c);
+void far_close(struct far *f);
+void far_start(struct far *f, int n, struct kv_layer *kv, bool filled, struct rope_table rope,
+               const struct model_config *c);
+void far_stats(struct far *f, struct far_stats *stats);
+void far_attend_cpu(struct far *f, int layer, float *out, const float *q, struct kv_layer *kv,
+                    int n, int pos0, bool prefill, struct rope_table rope, struct attn_seen seen,
+                    struct attn_view *view, const struct model_config *c, struct scratch *s);
+void far_attend_reference(struct far *f, int layer, float *out, const float *q, struct kv_layer *kv,
+                          int n, int pos0, bool prefill, struct rope_table rope,
+                          struct attn_seen seen, struct attn_view *view,
+                          const struct model_config *c, struct scratch *s);
 
 /* The CUDA backend on device INDEX, there once in a program; NULL after fail(): no such device, an
  * old driver, a build without CUDA. */

@@ -119,7 +119,7 @@ static int position_of(const struct attn_view *v, int r, int h, int heads, int i
     if (v->idx == NULL) return i;
     if (i >= v->count[r]) return v->tail[r] + i - v->count[r];
     const int set = h / (heads / v->sets);
-    return v->idx[((size_t)r * v->sets + set) * v->stride + i];
+    return v->idx[((size_t)(v->shared ? 0 : r) * v->sets + set) * v->stride + i];
 }
 
 static void attend_rows(float *out, const float *q, const struct kv_layer *kv, int n, int pos0,
@@ -300,6 +300,7 @@ static const struct ops reference_ops = {
     .attend_rows = attend_rows,
     .attn_logits = attn_logits,
     .attn_columns = attn_columns,
+    .far_attend = far_attend_reference,
     .attn_out = attn_out,
     .mlp = mlp,
     .head = head,

@@ -40,16 +40,18 @@ struct simd {
                   const float *v, const int *pos, int count, int P, float *p_work);
 
     /* One tile of causal attention, lanes across: qt [P, lanes] queries, scaled and transposed;
-     * end[lane] is one past the last key a lane sees (0: the lane is unused), least and most its
-     * extremes over used lanes; out_t [P, lanes], lse [lanes]. */
-    void (*attend_tile)(float *out_t, float *lse, const float *qt, const int *end, int least,
-                        int most, const float *k, const float *v, int P);
+     * a lane sees the keys [begin, end) (end 0: the lane is unused; BEGIN NULL: from 0), least and
+     * most are the extremes of end over used lanes; out_t [P, lanes], lse [lanes]. A lane without a
+     * key has lse -inf and no output. */
+    void (*attend_tile)(float *out_t, float *lse, const float *qt, const int *begin, const int *end,
+                        int least, int most, const float *k, const float *v, int P);
 
     /* sums[t - t0] += weights that all lanes of a tile give key t in [t0, t0 + count), each lane
-     * under its LSE; LANE_HEAD[lane] is the row of sums (stride) the lane adds to, -1 unused. */
+     * under its LSE; LANE_HEAD[lane] is the row of sums (stride) the lane adds to, -1 unused; NULL:
+     * all lanes add to one row. */
     void (*tile_columns)(float *sums, size_t stride, const float *qt, const float *lse,
-                         const int *end, const int *lane_head, const float *k, int t0, int count,
-                         int P);
+                         const int *begin, const int *end, const int *lane_head, const float *k,
+                         int t0, int count, int P);
 
     /* best[t] = max over rows of logits[r * stride + t]. */
     void (*max_rows)(float *best, const float *logits, size_t stride, int rows, int T);
@@ -63,5 +65,8 @@ struct simd {
 };
 
 extern const struct simd simd_avx512, simd_avx2, simd_plain;
+
+/* The one that ops_cpu() chose (cpu.c). */
+const struct simd *simd_in_use(void);
 
 #endif
