@@ -18,35 +18,35 @@
 static const struct figure_kind {
     const char *name;
     int (*prepare)(struct figure *);
-    bool mark, select, label; /* takes --mark; --metric and --k; --label */
+    bool mark, select, label, task; /* takes --mark; --metric and --k; --label; --task */
     const char *usage;
 } kinds[] = {
-    {"rank", figure_rank, true, true, false,
+    {"rank", figure_rank, true, true, false, false,
      "Usage: okv-plot rank [LABEL=]TABLE... --out FILE [OPTIONS]\n"
      "Curves over layers with their 95 % bands; one panel per metric, one curve per k and table.\n"
      "Columns: metric k layer value low high (okv-analyze rank).\n"
      "  --mark 2,5,9     mark these layers, such as the filter layers chosen\n"
      "  --metric NAME    draw this metric only; may be repeated [all]\n"
      "  --k 32,128       draw these k only [all]\n" COMMON_OPTIONS},
-    {"overlap", figure_overlap, false, true, true,
+    {"overlap", figure_overlap, false, true, true, false,
      "Usage: okv-plot overlap TABLE --out FILE [OPTIONS]\n"
      "A heat map of how alike selections are; cells without a value are grey.\n"
      "Columns: i j value (okv-analyze overlap; okv-analyze rank --matrix, which adds metric k).\n"
      "  --label TEXT     what a value is [the table's measure]\n"
      "  --metric NAME    draw this metric of a rank matrix\n"
      "  --k N            draw this k of a rank matrix\n" COMMON_OPTIONS},
-    {"hits", figure_hits, false, false, false,
+    {"hits", figure_hits, false, false, false, false,
      "Usage: okv-plot hits [LABEL=]TABLE... --out FILE [OPTIONS]\n"
      "Attention mass and recall against the budget k, one curve per source and table; rows of one\n"
      "source and k are averaged.\n"
      "Columns: k, mass or recall or both; source names the curve when present "
      "(okv-analyze hits).\n" COMMON_OPTIONS},
-    {"missing", figure_missing, false, false, false,
+    {"missing", figure_missing, false, false, false, false,
      "Usage: okv-plot missing [LABEL=]TABLE... --out FILE [OPTIONS]\n"
      "Attention mass that the selection missed, over decode steps: the mean over layers and\n"
      "samples as a line, the worst of them as a band above it.\n"
      "Columns: step missing (okv-analyze missing adds sample layer).\n" COMMON_OPTIONS},
-    {"latency", figure_latency, false, false, false,
+    {"latency", figure_latency, false, false, false, false,
      "Usage: okv-plot latency TABLE... --out FILE [OPTIONS]\n"
      "Decode time per token against context length, both logarithmic, one curve per method, with\n"
      "its roofline dashed and the contexts that ran out of memory marked above.\n"
@@ -54,16 +54,33 @@ static const struct figure_kind {
      "bench);\n"
      "status is ok or oom. Where the table has link_ms, the roofline is the larger of the "
      "two.\n" COMMON_OPTIONS},
-    {"budget", figure_budget, false, false, false,
+    {"budget", figure_budget, false, false, false, false,
      "Usage: okv-plot budget TABLE... --out FILE [OPTIONS]\n"
      "Decode time per token against the number of selected tokens, as okv-plot latency draws it; "
      "a\n"
      "method that selects none is a level curve. Several contexts are curves of their own.\n"
      "Columns: those of okv-plot latency, and budget (okv bench --budgets).\n" COMMON_OPTIONS},
-    {"accuracy", figure_accuracy, false, false, false,
+    {"accuracy", figure_accuracy, false, false, false, false,
      "Usage: okv-plot accuracy LABEL=TABLE... --out FILE [OPTIONS]\n"
      "Bars per task and method with binomial (Wilson) 95 % intervals.\n"
      "Columns: task correct total accuracy (okv eval); one table per method.\n" COMMON_OPTIONS},
+    {"kept", figure_kept, false, false, false, true,
+     "Usage: okv-plot kept TABLE... --out FILE [OPTIONS]\n"
+     "Accuracy against the tokens that a method keeps or selects, with 95 % bands: one "
+     "panel per\n"
+     "task, one curve per method; a method without a budget is a level line.\n"
+     "Columns: method budget task correct total low high (okv eval --budgets).\n"
+     "  --task NAME      draw this task only; may be repeated [all, and their "
+     "sum]\n" COMMON_OPTIONS},
+    {"needle", figure_needle, false, false, false, false,
+     "Usage: okv-plot needle [LABEL=]TABLE... --out FILE [OPTIONS]\n"
+     "Heat maps of accuracy over length and depth, one panel per method and budget; a "
+     "cell without\n"
+     "a row is grey.\n"
+     "Columns: task correct total, rows whose task is needle/LENGTH/DEPTH (okv gen "
+     "needle, okv\n"
+     "eval); method and budget name the panel when present, otherwise the table "
+     "does.\n" COMMON_OPTIONS},
 };
 
 static int parse_size_option(const char *text, double *width, double *height)
@@ -142,7 +159,7 @@ int figure_command(int argc, char **argv)
     enum figure_format format;
 
     while (strcmp(kind->name, argv[0]) != 0) kind++;
-    struct option_spec specs[9] = {
+    struct option_spec specs[10] = {
         {"--out", OPT_STRINGS, &outs, 0, 0},
         {"--title", OPT_STRING, &f.title, 0, 0},
         {"--size", OPT_STRING, &size, 0, 0},
@@ -154,6 +171,7 @@ int figure_command(int argc, char **argv)
         specs[n++] = (struct option_spec){"--metric", OPT_STRINGS, &f.metrics, 0, 0};
         specs[n++] = (struct option_spec){"--k", OPT_INT_LIST, &f.ks, 0, INT_MAX};
     }
+    if (kind->task) specs[n++] = (struct option_spec){"--task", OPT_STRINGS, &f.tasks, 0, 0};
     if (kind->label) specs[n++] = (struct option_spec){"--label", OPT_STRING, &f.label, 0, 0};
 
     int stop = options_parse(argc, argv, specs, kind->usage, &first);
@@ -189,6 +207,7 @@ done:
     free(f.marks.v);
     free(f.ks.v);
     free(f.metrics.v);
+    free(f.tasks.v);
     free(outs.v);
     free(command);
     return rc;

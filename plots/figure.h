@@ -24,15 +24,16 @@ struct figure {
     const char *name;
     struct figure_table *tables; /* [table_count] */
     int table_count;
-    struct int_list marks, ks; /* --mark, --k */
-    struct strings metrics;    /* --metric */
-    const char *title, *label; /* --title, --label; NULL when not given */
-    double width, height;      /* points; 0 until --size or layout_write() sets them */
-    double panel_width;        /* points; set by layout_write() */
-    FILE *settings, *data;     /* what gnuplot_draw() takes */
+    struct int_list marks, ks;        /* --mark, --k */
+    struct strings metrics;           /* --metric */
+    struct strings tasks;             /* --task */
+    const char *title, *label;        /* --title, --label; NULL when not given */
+    double width, height;             /* points; 0 until --size or layout_write() sets them */
+    double panel_width, panel_height; /* points; set by layout_write() */
+    FILE *settings, *data;            /* what gnuplot_draw() takes */
 };
 
-/* The subcommands of the seven figures; argv[0] names the figure. */
+/* The subcommands of the figures; argv[0] names the figure. */
 int figure_command(int argc, char **argv);
 
 /* Each turns the tables into settings and data. 0, or -1 after fail(). */
@@ -43,6 +44,11 @@ int figure_missing(struct figure *f);
 int figure_latency(struct figure *f);
 int figure_budget(struct figure *f);
 int figure_accuracy(struct figure *f);
+int figure_kept(struct figure *f);
+int figure_needle(struct figure *f);
+
+/* Whether the option whose values are LIST asks for NAME: it does when it was not given. */
+bool chosen(const struct strings *list, const char *name);
 
 /* A growing list of distinct names; names_add() returns the index of NAME. */
 struct names {
@@ -93,6 +99,12 @@ void axis_write(FILE *settings, const char *name, const struct axis *axes, int n
 /* Ticks of a logarithmic axis at given places, thinned until labels of the ROOM in points fit. */
 void ticks_write(FILE *settings, const char *name, const double *at, const char *const *text, int n,
                  double lo, double hi, double room);
+
+/* A number of tokens such as 4K (K is 1,024), in new memory that the caller frees. */
+char *tokens_text(double n);
+
+/* The distinct x of C, which are numbers of tokens, as ticks of a logarithmic x axis. */
+void token_ticks_write(FILE *settings, const struct curves *c, double lo, double hi, double room);
 
 /* Places N panels of a figure in COLUMNS columns, with a legend of KEYS above, and writes title,
  * legend and panel rectangles. INSET is room left of a panel for tick labels, EXTRA room at the

@@ -5,6 +5,7 @@
 #   kernels  each kernel of a decode step alone, 4K to 512K tokens
 #   resident full and omnikv, 4K to 1M tokens
 #   offload  omnikv with real_offload, without_pack, brutal_offload
+#   peers    h2o, quest, tidal, streaming, infinite-lm and infllm, 4K to 450K tokens; their prefill
 #   budget   128 to 6,400 selected tokens at 128K
 #   filters  filter sets of 8, 6, 5 and 3 full layers, at 128K, 256K and 450K
 #   prefill  8K, 32K and 128K tokens
@@ -16,9 +17,9 @@ OKV=${OKV:-build/okv} DEVICE=${DEVICE:-cuda:0} SHAPE=${SHAPE:-llama-3-8b}
 [ $# -ge 1 ] && [ "${1#-}" = "$1" ] && [ -f configs/omnikv.json ] || { sed -n "3,/^OKV/s/^# //p" "$0" >&2; exit 2; }
 folder=$1 status=0
 shift
-[ $# -gt 0 ] || set -- kernels resident offload budget filters prefill trace
+[ $# -gt 0 ] || set -- kernels resident offload peers budget filters prefill trace
 for part; do
-    case " kernels resident offload budget filters prefill trace " in
+    case " kernels resident offload peers budget filters prefill trace " in
     *" $part "*) ;;
     *) echo "latency.sh: unknown part \"$part\"; sh plots/latency.sh lists them" >&2; exit 2 ;;
     esac
@@ -52,6 +53,14 @@ for part; do
         measure offload 150 --context 4K,32K,128K,256K,450K,1M --config $offload
         measure without-pack 90 --context 4K,32K,128K,450K --config configs/omnikv-without-pack.json
         measure brutal-offload 90 --context 4K,32K,128K --steps 5 --config configs/brutal-offload.json
+        ;;
+    peers) # each keeps or selects about as many tokens as omnikv does
+        measure peers 150 --context 4K,32K,128K,256K,450K --config h2o=configs/h2o.json \
+            --config quest=configs/quest.json --config tidal=configs/tidal.json \
+            --config streaming=configs/streaming.json --config infinite-lm=configs/infinite-lm.json \
+            --config infllm=configs/infllm.json
+        measure peers-prefill 150 --context 8K,32K,128K --prefill --steps 8 --config h2o=configs/h2o.json \
+            --config quest=configs/quest.json --config streaming=configs/streaming.json --config infllm=configs/infllm.json
         ;;
     budget)
         measure budget 60 --context 128K --config $full --config $omnikv --budgets 128,256,512,1024,2048,4096,6400

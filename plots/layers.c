@@ -11,13 +11,6 @@
 
 #define CELLS_MAX 2048 /* rows and columns of a heat map; a page has no more dots to show them */
 
-static bool chosen(const struct strings *list, const char *name)
-{
-    for (int i = 0; i < list->n; i++)
-        if (strcmp(list->v[i], name) == 0) return true;
-    return list->n == 0;
-}
-
 static bool chosen_k(const struct int_list *list, int k)
 {
     for (int i = 0; i < list->n; i++)

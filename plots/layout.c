@@ -15,6 +15,13 @@
 #define KEY_SAMPLE 22.0 /* line and marker before the text of a legend entry */
 #define KEY_GAP 12.0
 
+bool chosen(const struct strings *list, const char *name)
+{
+    for (int i = 0; i < list->n; i++)
+        if (strcmp(list->v[i], name) == 0) return true;
+    return list->n == 0;
+}
+
 int names_add(struct names *list, const char *name)
 {
     for (int i = 0; i < list->n; i++)
@@ -97,7 +104,7 @@ int curves_check(const struct figure *f, const struct curves *c, const char *wha
         return fail("%s: expected at most %d %s, found %d%s", path, SERIES_MAX, what, c->series.n,
                     how);
     if (c->panels.n > PANELS_MAX)
-        return fail("%s: expected at most %d metrics, found %d%s", path, PANELS_MAX, c->panels.n,
+        return fail("%s: expected at most %d panels, found %d%s", path, PANELS_MAX, c->panels.n,
                     how);
     return 0;
 }
@@ -199,6 +206,38 @@ void ticks_write(FILE *settings, const char *name, const double *at, const char 
     free(kept);
 }
 
+char *tokens_text(double n)
+{
+    const double k = n / 1024;
+    return n >= 1 << 20 && fmod(k, 1024) == 0 ? xprintf("%.0fM", k / 1024)
+           : k >= 1                           ? xprintf("%.3gK", k)
+                                              : xprintf("%.0f", n);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+void token_ticks_write(FILE *settings, const struct curves *c, double lo, double hi, double room)
+{
+    double *at = xcalloc((size_t)c->n, sizeof *at);
+    struct names text = {0};
+    int n = 0;
+    for (int i = 0; i < c->n; i++) at[i] = c->p[i].x;
+    qsort(at, (size_t)c->n, sizeof *at, by_value);
+    for (int i = 0; i < c->n; i++) {
+        char *label = tokens_text(at[i]);
+        double value = at[i];
+        if (names_add(&text, label) == n) at[n++] = value;
+        free(label);
+    }
+    ticks_write(settings, "x", at, (const char *const *)text.v, n, lo, hi, room);
+    names_free(&text);
+    free(at);
+}
+
 /* Breaks the legend into centred lines; writes key_x, key_y (the middle of an entry's left end, as
  * fractions of the figure), key_text, key_count. Returns the number of lines. */
 static int write_key(const struct figure *f, const struct layout *l, double top)
@@ -292,6 +331,7 @@ int layout_write(struct figure *f, const struct layout *l)
     write_key(f, l, MARGIN + title);
     gnuplot_number(f->settings, "panels", l->panels);
     f->panel_width = wide;
+    f->panel_height = high;
     gnuplot_number(f->settings, "panel_wide", wide);
     gnuplot_number(f->settings, "panel_high", high);
     gnuplot_numbers(f->settings, "panel_left", rect[0], l->panels);

@@ -13,6 +13,8 @@ int main(int argc, char **argv)
         {"latency", figure_command, "decode time against context length, with rooflines"},
         {"budget", figure_command, "decode time against the tokens selected, with rooflines"},
         {"accuracy", figure_command, "accuracy per task and method, with intervals"},
+        {"kept", figure_command, "accuracy against the tokens kept, with bands"},
+        {"needle", figure_command, "heat map: accuracy over length and depth, per method"},
         {"report", report_command, "one self-contained HTML file of figures, tables and text"},
         {0},
     };

@@ -11,12 +11,6 @@
 
 #define GROUPS_MAX 24 /* tasks of a bar chart */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* Labels of a logarithmic axis in ms: powers of 10, with 2 and 5 between them when they are few,
  * or equal steps when even these would be fewer than three. */
 static void write_time_ticks(FILE *settings, double lo, double hi, double room)
@@ -43,35 +37,6 @@ static void write_time_ticks(FILE *settings, double lo, double hi, double room)
         }
     ticks_write(settings, "y", at, (const char *const *)text.v, n, lo, hi, room);
     names_free(&text);
-}
-
-/* A number of tokens such as 4K (K is 1,024); the caller frees it. */
-static char *tokens_text(double n)
-{
-    const double k = n / 1024;
-    return n >= 1 << 20 && fmod(k, 1024) == 0 ? xprintf("%.0fM", k / 1024)
-           : k >= 1                           ? xprintf("%.3gK", k)
-                                              : xprintf("%.0f", n);
-}
-
-/* The distinct contexts or budgets of C as ticks. */
-static void write_token_ticks(FILE *settings, const struct curves *c, double lo, double hi,
-                              double room)
-{
-    double *at = xcalloc((size_t)c->n, sizeof *at);
-    struct names text = {0};
-    int n = 0;
-    for (int i = 0; i < c->n; i++) at[i] = c->p[i].x;
-    qsort(at, (size_t)c->n, sizeof *at, by_value);
-    for (int i = 0; i < c->n; i++) {
-        char *label = tokens_text(at[i]);
-        double value = at[i];
-        if (names_add(&text, label) == n) at[n++] = value;
-        free(label);
-    }
-    ticks_write(settings, "x", at, (const char *const *)text.v, n, lo, hi, room);
-    names_free(&text);
-    free(at);
 }
 
 enum { MS, LOW, HIGH, ROOF }; /* a point's values; OUT OF MEMORY is a point of the second panel */
@@ -254,7 +219,7 @@ static int draw_times(struct figure *f, bool budgets)
     gnuplot_number(f->settings, "series", c.series.n);
     gnuplot_text(f->settings, "x_words",
                  budgets ? "selected tokens (K = 1,024)" : "context (tokens; K = 1,024)");
-    write_token_ticks(f->settings, &c, left, right, f->panel_width);
+    token_ticks_write(f->settings, &c, left, right, f->panel_width);
     /* digits on a vertical axis need their height only: the room counts each as a wide label */
     write_time_ticks(f->settings, low, high, f->height * 2);
     curves_write(f->data, &c);
@@ -274,15 +239,6 @@ int figure_latency(struct figure *f)
 int figure_budget(struct figure *f)
 {
     return draw_times(f, true);
-}
-
-/* Wilson's interval of CORRECT out of TOTAL at 95 % (Wilson 1927), as shares. */
-static void wilson(int correct, int total, double *low, double *high)
-{
-    const double z = 1.959963984540054, n = total, p = correct / n;
-    double middle = p + z * z / (2 * n), half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n));
-    *low = fmax(0, (middle - half) / (1 + z * z / n));
-    *high = fmin(1, (middle + half) / (1 + z * z / n));
 }
 
 struct bar {
@@ -373,7 +329,7 @@ int figure_accuracy(struct figure *f)
         for (int i = 0; i < n; i++) {
             double low, high;
             if (bars[i].series != s) continue;
-            wilson(bars[i].correct, bars[i].total, &low, &high);
+            wilson_interval(bars[i].correct, bars[i].total, &low, &high);
             fprintf(f->data, "%d\t%.9g\t%.9g\t%.9g\n", bars[i].task * (series.n + 1) + s,
                     100.0 * bars[i].correct / bars[i].total, 100 * low, 100 * high);
             before++;

@@ -5,6 +5,7 @@
 #include "tests/check.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -128,7 +129,7 @@ static bool check_answers(const struct tokenizer *t, const struct suite_line *l,
 static void contexts_hold_the_answers(const struct tokenizer *t)
 {
     int raw = 0, lines = 0;
-    for (int task = 0; gen_task_names[task]; task++)
+    for (int task = 0; task <= GEN_HOPS; task++)
         for (int i = 0; i < 12; i++) {
             struct gen_options o = {.task = (enum gen_task)task,
                                     .format = GEN_MIXED,
@@ -154,7 +155,7 @@ static void formats_are_as_asked(const struct tokenizer *t)
 {
     for (int form = GEN_RAW; form <= GEN_CHAT; form++)
         for (int questions = 1; questions <= GEN_MAX_QUESTIONS; questions += 7)
-            for (int task = 0; gen_task_names[task]; task++) {
+            for (int task = 0; task <= GEN_HOPS; task++) {
                 struct gen_options o = {.task = (enum gen_task)task,
                                         .format = (enum gen_format)form,
                                         .tokens = 900,
@@ -215,7 +216,7 @@ static void the_seed_decides(const struct tokenizer *t)
 
 static void too_few_tokens_are_refused(const struct tokenizer *t)
 {
-    for (int task = 0; gen_task_names[task]; task++) {
+    for (int task = 0; task <= GEN_HOPS; task++) {
         struct gen_options o = {.task = (enum gen_task)task, .tokens = 40, .questions = 3};
         struct suite_line l;
         CHECK(gen_check(&o, t, 0) == -1, "taken");
@@ -245,7 +246,7 @@ static void long_twostage_is_filled_with_prose(const struct tokenizer *t)
 
 static void text_lines_have_prompt_and_word(const struct tokenizer *t)
 {
-    for (int task = 0; gen_task_names[task]; task++)
+    for (int task = 0; task <= GEN_HOPS; task++)
         for (int form = GEN_RAW; form <= GEN_CHAT; form++) {
             struct gen_options o = {.task = (enum gen_task)task,
                                     .format = (enum gen_format)form,
@@ -417,6 +418,198 @@ static void prose_answers_nothing(void)
     passage_free(&t);
 }
 
+/* A line of each of the first four tasks is what it was when the demo's figures were made. */
+static void lines_stay_the_same(const struct tokenizer *t)
+{
+    static const struct {
+        uint64_t mixed, chat, eight; /* hashes of three lines as suite_line_write() prints them */
+    } golden[] = {
+        {0x4afdf875a868e50d, 0x77c0f9d84278ce35, 0x8ab8db26fbd508ee},
+        {0x1a4337e00edef7c8, 0xa5f16b3e2e4819da, 0xeb4802f4941895ec},
+        {0xa724e3743591c052, 0x39f8b8976f7d4692, 0xc3887f2b6c2e6217},
+        {0x05ca81adabc77db9, 0x7bd56cac24829fee, 0x290d264aa9149473},
+    };
+    for (int task = 0; task <= GEN_HOPS; task++)
+        for (int kind = 0; kind < 3; kind++) {
+            const struct gen_options o = {.task = (enum gen_task)task,
+                                          .format = kind == 0   ? GEN_MIXED
+                                                    : kind == 1 ? GEN_CHAT
+                                                                : GEN_RAW,
+                                          .tokens = kind == 2 ? 900 : 400,
+                                          .questions = kind == 0   ? 3
+                                                       : kind == 1 ? 1
+                                                                   : 8,
+                                          .seed = kind == 0 ? 7 : 2};
+            char *text = NULL;
+            size_t size;
+            FILE *f = open_memstream(&text, &size);
+            for (int i = 0; i < 3; i++) {
+                struct suite_line l;
+                const int rc = kind == 1 ? gen_text(&l, &o, t, i) : gen_tokens(&l, &o, t, i);
+                CHECK(rc == 0, "%s", last_failure());
+                if (rc == 0) suite_line_write(f, &l);
+                suite_line_free(&l);
+            }
+            fclose(f);
+            const uint64_t want = kind == 0   ? golden[task].mixed
+                                  : kind == 1 ? golden[task].chat
+                                              : golden[task].eight,
+                           found = hash_bytes(HASH_START, text, size);
+            CHECK(found == want, "%s, %d: %llx", gen_task_names[task], kind,
+                  (unsigned long long)found);
+            free(text);
+        }
+}
+
+/* The length is exact, and so is the depth but for the sentence that the key cannot cut. */
+static void needles_stand_where_they_should(const struct tokenizer *t)
+{
+    static const double depths[] = {0, 0.1, 0.5, 0.9, 1};
+    for (int length = 200; length <= 1100; length += 300)
+        for (size_t d = 0; d < COUNT_OF(depths); d++) {
+            const struct gen_options o = {.task = GEN_NEEDLE,
+                                          .format = d % 2 ? GEN_CHAT : GEN_RAW,
+                                          .tokens = length,
+                                          .questions = 1,
+                                          .depth = depths[d],
+                                          .seed = 12};
+            struct suite_line l;
+            char key[6], *name = xprintf("needle/%d/%g", length, depths[d]);
+            CHECK(gen_tokens(&l, &o, t, 3) == 0, "%s", last_failure());
+            if (l.ids == NULL) continue;
+            CHECK(strcmp(l.task, name) == 0 && l.n_spans == 1, "%s, %d spans", l.task, l.n_spans);
+            CHECK(l.n == length, "%s: %d tokens", name, l.n);
+            char *all = text_of(t, &l, 0, l.n_prefill);
+            char *answer = text_of(t, &l, l.spans[0][0], l.spans[0][1]);
+            char *needle = strstr(all, "The pass key is "), *text = all;
+            CHECK(needle && sscanf(needle, "The pass key is %5[0-9].", key) == 1, "%s", all);
+            CHECK(needle && strstr(needle + 1, "The pass key is ") == NULL, "two keys");
+            CHECK(strstr(answer, key), "%s is not in %s", key, answer);
+            char *mark = strstr(all, "<|end_header_id|>\n\n"),
+                 *begin = strstr(all, "<|begin_of_text|>");
+            if (begin) text = begin + 17;
+            if (mark) text = mark + 19;
+            char *after = needle ? strstr(needle, "is the pass key.") : NULL,
+                 *end = strstr(all, d % 2 ? "\nWhat is" : "\nQuestion");
+            CHECK(after && end && after + 16 <= end, "%s", all);
+            if (after && end) {
+                const double before = (double)(needle - text), left = (double)(end - after - 16);
+                /* a sentence of at most 110 bytes lies on one side or the other; half of it, since
+                 * its place is rounded, and as much again since sentences are not equally long */
+                CHECK(fabs(before / (before + left) - depths[d]) * (before + left) <= 110,
+                      "%s: depth %g", name, before / (before + left));
+                if (depths[d] == 0) CHECK(before == 0, "%s: %g bytes before it", name, before);
+                if (depths[d] == 1) CHECK(left == 0, "%s: %g bytes after it", name, left);
+            }
+            free(all);
+            free(answer);
+            free(name);
+            suite_line_free(&l);
+        }
+}
+
+/* The number that variable NAME has in TEXT, by following the assignments, which *LINKS counts;
+ * DEFINED is false when one is missing, or stands after the one that uses it. */
+static int value_of(const char *text, const char *name, bool *defined, int *links)
+{
+    char *first = xprintf("VAR %s = ", name);
+    const char *at = strstr(text, first);
+    char other[6];
+    int value = -1;
+    ++*links;
+    if (at == NULL || strstr(at + 1, first)) {
+        *defined = false;
+    } else if (sscanf(at + strlen(first), "VAR %5[A-Z]", other) == 1) {
+        char *before = xprintf("%.*s", (int)(at - text), text);
+        value = value_of(before, other, defined, links);
+        free(before);
+    } else if (sscanf(at + strlen(first), "%d", &value) != 1) {
+        *defined = false;
+    }
+    free(first);
+    return value;
+}
+
+/* Checks the names in ANSWER, N of them, against all variables of CONTEXT that have VALUE. */
+static void check_variables(const char *context, int value, const char *answer, int n)
+{
+    int having = 0, longest = 0;
+    for (const char *at = context; (at = strstr(at, "VAR ")) != NULL; at += 4) {
+        char name[6];
+        bool defined = true;
+        int links = 0;
+        if (at > context && at[-1] != '\n' && at[-1] != '>')
+            continue; /* the right of an equals sign */
+        CHECK(sscanf(at, "VAR %5[A-Z] =", name) == 1 && strlen(name) == 5, "%.30s", at);
+        if (value_of(context, name, &defined, &links) != value || !defined) {
+            CHECK(defined, "%s is not defined before it is used", name);
+            CHECK(strstr(answer, name) == NULL, "%s does not have %d", name, value);
+            continue;
+        }
+        CHECK(strstr(answer, name), "%s has %d, but is not in %s", name, value, answer);
+        having++;
+        if (links > longest) longest = links;
+    }
+    CHECK(having == n, "%d variables have %d, %d are asked for", having, value, n);
+    CHECK(longest == n, "the longest chain has %d links, not %d", longest, n);
+}
+
+static void variables_are_tracked(const struct tokenizer *t)
+{
+    static const int shapes[][3] = {{1, 4, 1}, {3, 2, 3}, {8, 3, 2}, {2, 1, 1}};
+    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
+        struct gen_options o = {.task = GEN_VT,
+                                .format = GEN_RAW,
+                                .tokens = 1200,
+                                .chains = shapes[k][0],
+                                .hops = shapes[k][1],
+                                .questions = shapes[k][2],
+                                .seed = k};
+        const int n = o.hops + 1;
+        struct suite_line l;
+        int asked, value;
+        CHECK(gen_tokens(&l, &o, t, 1) == 0, "%s", last_failure());
+        if (l.ids) {
+            check_shape(t, &l, &o);
+            CHECK(abs(l.n - 1200) <= 20, "%d tokens", l.n);
+            char *context = text_of(t, &l, 0, l.n_prefill),
+                 *question = strstr(context, "\nQuestion");
+            if (question) *question++ = 0;
+            for (int i = 0; i < l.n_spans; i++) {
+                char *turn = i ? text_of(t, &l, l.spans[i - 1][1], l.spans[i][0])
+                               : xstrdup(question ? question : "");
+                char *answer = text_of(t, &l, l.spans[i][0], l.spans[i][1]);
+                CHECK(sscanf(turn, "Question: Which %d variables have the value %d", &asked,
+                             &value) == 2 &&
+                          asked == n,
+                      "%s", turn);
+                check_variables(context, value, answer, n);
+                free(turn);
+                free(answer);
+            }
+            free(context);
+            suite_line_free(&l);
+        }
+        o.questions = 1;
+        CHECK(gen_text(&l, &o, t, 1) == 0, "%s", last_failure());
+        if (l.prompt == NULL) continue;
+        CHECK(l.match_all && l.n_answers == n, "%d answers", l.n_answers);
+        char *question = strstr(l.prompt, "\nQuestion"), *words = xstrdup("");
+        CHECK(question && sscanf(question, "\nQuestion: Which %d variables have the value %d",
+                                 &asked, &value) == 2,
+              "%s", l.prompt);
+        for (int i = 0; i < l.n_answers; i++) {
+            char *longer = xprintf("%s %s", words, l.answers[i]);
+            free(words);
+            words = longer;
+        }
+        if (question) *question = 0;
+        check_variables(l.prompt, value, words, n);
+        free(words);
+        suite_line_free(&l);
+    }
+}
+
 /* Any options within their ranges are refused with a line, or give a line that keeps the contract.
  */
 static void fuzzed_options_keep_the_contract(const struct tokenizer *t)
@@ -458,6 +651,9 @@ int main(void)
         too_few_tokens_are_refused(t);
         long_twostage_is_filled_with_prose(t);
         text_lines_have_prompt_and_word(t);
+        lines_stay_the_same(t);
+        needles_stand_where_they_should(t);
+        variables_are_tracked(t);
         fuzzed_options_keep_the_contract(t);
     }
     joined_cuts_are_encoded_apart();

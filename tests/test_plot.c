@@ -202,6 +202,83 @@ static void budgets_make_curves(void)
     tsv_free(&table.tsv);
 }
 
+#define KEPT "method\tbudget\ttask\tcorrect\ttotal\taccuracy\tlow\thigh\tnll\n"
+static const char kept_table[] =
+    "# okv eval --budgets 16,64\n" KEPT "full\t-\tkv\t4\t4\t1\t0.5\t1\t-\n"
+    "full\t-\tall\t8\t8\t1\t0.7\t1\t-\n"
+    "full\t-\thops\t4\t4\t1\t0.5\t1\t-\n"
+    "a\t64\tkv\t1\t4\t0.25\t0.05\t0.7\t-\n"
+    "a\t16\tkv\t0\t4\t0\t0\t0.5\t-\n"
+    "a\t16\thops\t2\t4\t0.5\t0.15\t0.85\t-\n"
+    "a\t16\tall\t2\t8\t0.25\t0.07\t0.6\t-\n";
+static const char needle_table[] = KEPT "a\t16\tneedle/1024/0.5\t1\t4\t0.25\t0\t1\t-\n"
+                                        "a\t16\tneedle/2048/0\t4\t4\t1\t0\t1\t-\n"
+                                        "a\t16\tall\t5\t8\t0.625\t0\t1\t-\n"
+                                        "a\t64\tneedle/1024/0\t2\t4\t0.5\t0\t1\t-\n"
+                                        "full\t-\tneedle/1024/0.5\t4\t4\t1\t0\t1\t-\n";
+
+/* What a figure makes of a table, as settings and data that the caller frees. */
+static void prepare(int (*figure)(struct figure *), const char *text, const char *const *tasks,
+                    int n_tasks, char **settings, char **data)
+{
+    struct figure_table table = {.label = "file"};
+    struct figure f = {.name = "sweep",
+                       .tables = &table,
+                       .table_count = 1,
+                       .tasks = {(const char **)tasks, n_tasks}};
+    size_t size;
+    *settings = *data = NULL;
+    CHECK(tsv_read(&table.tsv, put_file("sweep.tsv", text)) == 0, "%s", last_failure());
+    f.settings = open_memstream(settings, &size);
+    f.data = open_memstream(data, &size);
+    CHECK(figure(&f) == 0, "%s", last_failure());
+    fclose(f.settings);
+    fclose(f.data);
+    tsv_free(&table.tsv);
+}
+
+/* The sum of the tasks is the last panel, and left out beside one task; a method without a budget
+ * is level from the least to the largest. */
+static void sweeps_make_panels(void)
+{
+    char *settings, *data;
+    prepare(figure_kept, kept_table, NULL, 0, &settings, &data);
+    CHECK(strcmp(data, "16\t100\t50\t100\t0\n64\t100\t50\t100\t0\n\n\n"
+                       "16\t0\t0\t50\t0\n64\t25\t5\t70\t0\n\n\n"
+                       "16\t100\t50\t100\t0\n64\t100\t50\t100\t0\n\n\n"
+                       "16\t50\t15\t85\t0\n\n\n"
+                       "16\t100\t70\t100\t0\n64\t100\t70\t100\t0\n\n\n"
+                       "16\t25\t7\t60\t0\n\n\n") == 0,
+          "kv, hops, all; full and a of each: %s", data);
+    CHECK(strstr(settings, "level[1] = 1\nlevel[2] = 0\n"), "%s", settings);
+    CHECK(strstr(settings, "panel_name[3] = \"all tasks\"\n"), "%s", settings);
+    free(settings);
+    free(data);
+    prepare(figure_kept, kept_table, (const char *const[]){"kv"}, 1, &settings, &data);
+    CHECK(strstr(settings, "panels = 1\n") && strstr(settings, "\"kv\""), "%s", settings);
+    free(settings);
+    free(data);
+    prepare(figure_kept,
+            KEPT "a\t8\tkv\t1\t4\t0.25\t0.05\t0.7\t-\na\t8\tall\t1\t4\t0.25\t0.05\t0.7\t-\n", NULL,
+            0, &settings, &data);
+    CHECK(strstr(settings, "panels = 1\n"), "one task and its sum: %s", settings);
+    free(settings);
+    free(data);
+    prepare(figure_needle, needle_table, NULL, 0, &settings, &data);
+    CHECK(strcmp(data, "1\t2\t25\n2\t1\t100\n\n\n1\t1\t50\n\n\n1\t2\t100\n\n\n") == 0,
+          "length, depth, share: %s", data);
+    CHECK(strstr(settings, "panels = 3\n") && strstr(settings, "a\\0054 16 tokens") &&
+              strstr(settings, "\"full\"") && strstr(settings, "depth_name[2] = \"50\""),
+          "%s", settings);
+    free(settings);
+    free(data);
+    prepare(figure_needle, "task\tcorrect\ttotal\nneedle/64/1\t1\t1\nall\t1\t1\n", NULL, 0,
+            &settings, &data);
+    CHECK(strstr(settings, "panel_name[1] = \"file\""), "the table names it: %s", settings);
+    free(settings);
+    free(data);
+}
+
 static void figures_are_drawn_the_same_twice(void)
 {
     const char *overlap = put_file("o.tsv", "# okv-analyze overlap x.h5 --measure jaccard\n"
@@ -217,6 +294,8 @@ static void figures_are_drawn_the_same_twice(void)
         {"latency", put_file("latency.tsv", latency_table), "out of memory"},
         {"budget", put_file("budget.tsv", budget_table), "omnikv, 8K"},
         {"accuracy", put_file("a_b.tsv", eval_table), "a_b"},
+        {"kept", put_file("kept.tsv", kept_table), "tokens kept"},
+        {"needle", put_file("needle.tsv", needle_table), "a, 64 tokens"},
     };
     static const char *const formats[] = {"svg", "png", "pdf"};
     for (size_t i = 0; i < COUNT_OF(figures); i++)
@@ -302,6 +381,15 @@ static void bad_tables_are_one_line(void)
          "expected a column \"budget\""},
         {"accuracy", "task\tcorrect\ttotal\taccuracy\na\t5\t4\t1\n", "from 0 to 4"},
         {"accuracy", "task\tcorrect\ttotal\taccuracy\na\t2\t4\t0.9\n", "is not 2 of 4"},
+        {"kept", KEPT "a\t-\tkv\t1\t4\t0.25\t0.05\t0.7\t-\n", "found none; okv eval --budgets"},
+        {"kept", KEPT "a\t8\tkv\t1\t4\t0.25\t0.3\t0.7\t-\n", "no interval around 1 of 4"},
+        {"kept", KEPT "a\t8\tkv\t5\t4\t1\t0\t1\t-\n", "from 0 to 4"},
+        {"kept", KEPT "a\t8\tkv\t1\t4\t1\t0\t1\t-\na\t8\tkv\t1\t4\t1\t0\t1\t-\n", "twice"},
+        {"kept", "method\tbudget\ttask\tcorrect\ttotal\nm\t8\tkv\t1\t4\n", "\"low\""},
+        {"needle", KEPT "a\t8\tkv\t1\t4\t1\t0\t1\t-\n", "expected tasks called needle/"},
+        {"needle", KEPT "a\t8\tneedle/1K/0\t1\t4\t1\t0\t1\t-\n", "found \"needle/1K/0\""},
+        {"needle", KEPT "a\t8\tneedle/9/1.5\t1\t4\t1\t0\t1\t-\n", "found \"needle/9/1.5\""},
+        {"needle", "task\tcorrect\ttotal\nneedle/9/1\t1\t1\nneedle/9/1.0\t1\t1\n", "twice"},
     };
     const char *out = check_scratch("never.svg");
     for (size_t i = 0; i < COUNT_OF(bad); i++) {
@@ -449,6 +537,7 @@ int main(void)
     axes_hold_their_values();
     curves_merge_by_place();
     budgets_make_curves();
+    sweeps_make_panels();
     base64_is_right();
     the_report_is_whole();
     if (have_gnuplot()) {

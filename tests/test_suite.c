@@ -87,6 +87,11 @@ static void lines_are_refused_by_number(void)
         {"{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"x\", \"\"]}", "answers[1]"},
         {"{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [3]}", "answers[0]"},
         {"{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"x\"]} {}", "one JSON value"},
+        {"{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"x\"], \"match\": \"most\"}",
+         "found \"most\""},
+        {"{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"x\"], \"match\": 1}", "a number"},
+        {"{\"task\": \"t\", \"ids\": [1, 2], \"n_prefill\": 1, \"spans\": [], \"match\": \"all\"}",
+         "text level only"},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct suite *s = load(cases[i].text, strlen(cases[i].text), 100);
@@ -171,6 +176,61 @@ static void answers_are_judged_without_their_stop_token(void)
     CHECK(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(a, "nll")), "no nll is null");
     CHECK(json_member(json_member(o, "all"), "nll"), "the row of all");
     cJSON_Delete(o);
+    free(text);
+    suite_free(s);
+}
+
+static void all_answers_must_occur_where_a_line_says_so(void)
+{
+    static const char text[] =
+        "{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"ab\", \"cd\"], \"match\": \"all\"}\n"
+        "{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"ab\", \"cd\"], \"match\": \"any\"}\n";
+    struct suite *s = load(text, strlen(text), 0);
+    CHECK(s && s->n == 2 && s->line[0].match_all && !s->line[1].match_all, "%s", last_failure());
+    if (s == NULL) return;
+    static const struct {
+        const char *said;
+        int all, any;
+    } cases[] = {{"cd then ab", 1, 1}, {"only ab", 0, 1}, {"", 0, 0}, {"abcd", 1, 1}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct tally all = {0}, any = {0};
+        tally_text(&all, &s->line[0], cases[i].said);
+        tally_text(&any, &s->line[1], cases[i].said);
+        CHECK(all.correct == cases[i].all && any.correct == cases[i].any, "%s: %d, %d",
+              cases[i].said, all.correct, any.correct);
+        CHECK(all.total == 1 && any.total == 1, "a line is one answer");
+    }
+    char *again = NULL;
+    size_t size;
+    FILE *f = open_memstream(&again, &size);
+    suite_line_write(f, &s->line[0]);
+    suite_line_write(f, &s->line[1]);
+    fclose(f);
+    struct suite *back = load(again, size, 0);
+    CHECK(back && back->line[0].match_all && !back->line[1].match_all, "%s", again);
+    suite_free(back);
+    suite_free(s);
+    free(again);
+}
+
+/* Wilson's interval of 1 of 4 at 95 %: 0.0456 to 0.6994 (the formula of Wilson 1927 by hand). */
+static void a_sweep_has_rows_of_its_own(void)
+{
+    struct suite *s = load(two_levels, strlen(two_levels), 0);
+    CHECK(s, "%s", last_failure());
+    if (s == NULL) return;
+    const struct tally t[2] = {{1, 4, 6, 4}, {0, 0, 0, 0}};
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    tally_rows(f, s, t, "m", 32);
+    tally_rows(f, s, t, "m", 0);
+    fclose(f);
+    CHECK(strcmp(text, "m\t32\tb\t1\t4\t0.2500\t0.0456\t0.6994\t1.5\n"
+                       "m\t32\tall\t1\t4\t0.2500\t0.0456\t0.6994\t1.5\n"
+                       "m\t-\tb\t1\t4\t0.2500\t0.0456\t0.6994\t1.5\n"
+                       "m\t-\tall\t1\t4\t0.2500\t0.0456\t0.6994\t1.5\n") == 0,
+          "%s", text);
     free(text);
     suite_free(s);
 }
@@ -270,6 +330,8 @@ int main(void)
     golden_suite_is_read_whole();
     lines_are_refused_by_number();
     answers_are_judged_without_their_stop_token();
+    all_answers_must_occur_where_a_line_says_so();
+    a_sweep_has_rows_of_its_own();
     overlapping_spans_count_a_token_once();
     infinite_nll_is_no_json_number();
     written_lines_read_back();

@@ -253,6 +253,15 @@ double rng_unit(struct rng *r)
     return (double)(rng_next(r) >> 11) * 0x1p-53;
 }
 
+void wilson_interval(int correct, int total, double *low, double *high)
+{
+    const double z = 1.959963984540054, n = total, p = correct / n;
+    const double middle = p + z * z / (2 * n),
+                 half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n));
+    *low = fmax(0, (middle - half) / (1 + z * z / n));
+    *high = fmin(1, (middle + half) / (1 + z * z / n));
+}
+
 uint64_t hash_bytes(uint64_t h, const void *bytes, size_t n)
 {
     for (const unsigned char *p = bytes; n--; p++) h = (h ^ *p) * 0x100000001b3u;

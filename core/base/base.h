@@ -72,6 +72,10 @@ uint64_t rng_next(struct rng *r);
 uint32_t rng_below(struct rng *r, uint32_t n); /* unbiased, in [0, n); n > 0 */
 double rng_unit(struct rng *r);                /* in [0, 1), 53 bits */
 
+/* Wilson's interval at 95 % of the share CORRECT out of TOTAL (> 0), within [0, 1] (Wilson 1927).
+ */
+void wilson_interval(int correct, int total, double *low, double *high);
+
 /* 64-bit FNV-1a of BYTES, continued from H (start with HASH_START). */
 #define HASH_START 0xcbf29ce484222325u
 uint64_t hash_bytes(uint64_t h, const void *bytes, size_t n);

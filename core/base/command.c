@@ -63,6 +63,28 @@ int command_main(const char *program, const char *about, const struct command *t
     return 2;
 }
 
+/* A list of sizes or numbers, in place of one given before. */
+static int take_list(const struct option_spec *o, const char *text)
+{
+    struct int_list *sizes = o->kind == OPT_SIZE_LIST ? o->value : NULL;
+    struct double_list *numbers = o->kind == OPT_DOUBLE_LIST ? o->value : NULL;
+    char *copy = xstrdup(text), *rest = copy;
+    int rc = 0, n = 0;
+    for (char *item; rc == 0 && (item = strsep(&rest, ",")) != NULL; n++) {
+        if (sizes) {
+            sizes->v = xrealloc(sizes->v, (size_t)(n + 1) * sizeof *sizes->v);
+            rc = parse_size(o->name, item, (long)o->min, (long)o->max, &sizes->v[n]);
+        } else {
+            numbers->v = xrealloc(numbers->v, (size_t)(n + 1) * sizeof *numbers->v);
+            rc = parse_double(o->name, item, o->min, o->max, &numbers->v[n]);
+        }
+    }
+    if (sizes) sizes->n = n;
+    if (numbers) numbers->n = n;
+    free(copy);
+    return rc;
+}
+
 static int take_value(const struct option_spec *o, const char *text)
 {
     switch (o->kind) {
@@ -90,6 +112,9 @@ static int take_value(const struct option_spec *o, const char *text)
         l->v = NULL;
         return parse_int_list(o->name, text, (long)o->min, (long)o->max, &l->v, &l->n);
     }
+    case OPT_SIZE_LIST:
+    case OPT_DOUBLE_LIST:
+        return take_list(o, text);
     }
     return -1;
 }

@@ -23,13 +23,15 @@ int command_main(const char *program, const char *about, const struct command *t
 /* One option of a subcommand. "--name VALUE" and "--name=VALUE" are both taken; OPT_FLAG has no
  * value; OPT_STRINGS may be repeated and appends to a `struct strings`. */
 enum option_kind {
-    OPT_FLAG,     /* bool * */
-    OPT_INT,      /* int *, within [min, max] */
-    OPT_SIZE,     /* int *, "4K" is 4,096, within [min, max] */
-    OPT_DOUBLE,   /* double *, within [min, max] */
-    OPT_STRING,   /* const char ** */
-    OPT_STRINGS,  /* struct strings * */
-    OPT_INT_LIST, /* struct int_list *, each within [min, max] */
+    OPT_FLAG,        /* bool * */
+    OPT_INT,         /* int *, within [min, max] */
+    OPT_SIZE,        /* int *, "4K" is 4,096, within [min, max] */
+    OPT_DOUBLE,      /* double *, within [min, max] */
+    OPT_STRING,      /* const char ** */
+    OPT_STRINGS,     /* struct strings * */
+    OPT_INT_LIST,    /* struct int_list *, each within [min, max] */
+    OPT_SIZE_LIST,   /* the same of sizes: "4K,16K" */
+    OPT_DOUBLE_LIST, /* struct double_list *, each within [min, max] */
 };
 struct strings {
     const char **v; /* freed by the caller; the texts belong to argv */
@@ -37,6 +39,10 @@ struct strings {
 };
 struct int_list {
     int *v; /* freed by the caller */
+    int n;
+};
+struct double_list {
+    double *v; /* freed by the caller */
     int n;
 };
 struct option_spec {

@@ -1,64 +1,17 @@
 /* gen.c - synthetic long-context tasks with known answers, for any tokenizer. */
 #include "core/task/gen.h"
 #include "core/base/base.h"
-#include "core/task/passage.h"
+#include "core/task/draft.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_NEEDLES 8   /* cities with a key, or chains of acquaintances */
-#define MAX_ENTRIES 900 /* of the twostage dict: its keys stay below 999 */
-#define MAX_KEY 999
 #define MAX_UNITS                                                                                  \
     (1 << 22) /* a tokenizer of very long tokens would ask for more; kv keys run out */
 
-const char *const gen_task_names[] = {"passkey", "kv", "twostage", "hops", NULL};
+const char *const gen_task_names[] = {"passkey", "kv", "twostage", "hops", "vt", "needle", NULL};
 const char *const gen_format_names[] = {"raw", "chat", "mixed", NULL};
-
-/* The names, towns and colours that configs/demo/pocket-llama/train.py taught. */
-static const char *const colours[] = {
-    "red",    "green", "blue",  "yellow", "orange",  "purple", "pink",   "brown",
-    "black",  "white", "gray",  "cyan",   "magenta", "indigo", "violet", "beige",
-    "maroon", "navy",  "olive", "teal",   "lime",    "silver", "gold",
-};
-static const char *const cities[] = {
-    "Oslo",   "Lima",    "Cairo",  "Paris",    "Quito",   "Dakar",  "Tokyo",
-    "Delhi",  "Perth",   "Milan",  "Accra",    "Sofia",   "Tunis",  "Kyoto",
-    "Dublin", "Havana",  "Lisbon", "Prague",   "Vienna",  "Zurich", "Bogota",
-    "Manila", "Nairobi", "Ottawa", "Santiago", "Tallinn", "Warsaw", "Geneva",
-};
-static const char *const first_names[] = {
-    "Anna",  "Boris", "Clara",  "David",  "Elena", "Felix",  "Greta", "Hugo",  "Irene",
-    "Jonas", "Karin", "Lukas",  "Maria",  "Nadia", "Oscar",  "Paula", "Quinn", "Rosa",
-    "Simon", "Tilda", "Ursula", "Viktor", "Wanda", "Xavier", "Yara",  "Zeno",
-};
-static const char *const last_names[] = {
-    "Abel",   "Brandt", "Castro", "Dunn",   "Ekman", "Frost", "Gomez", "Hale",  "Ivanov",
-    "Jensen", "Klein",  "Lund",   "Moreau", "Novak", "Olsen", "Park",  "Quist", "Rossi",
-    "Silva",  "Thorn",  "Ueda",   "Vance",  "Weber", "Young", "Zhang",
-};
-
-/* What decides a line: the same plan gives the same text. */
-struct plan {
-    enum gen_task task;
-    uint64_t seed;         /* of this line */
-    enum chat_format chat; /* CHAT_NONE: raw text */
-    int questions;
-    int extra; /* needles beyond one a question */
-    int units; /* sentences, pairs or dict entries */
-};
-
-struct question {
-    char *ask, *answer, *value;
-};
-
-/* A context and its questions. */
-struct draft {
-    struct passage context;
-    struct question question[GEN_MAX_QUESTIONS];
-    int n;
-};
 
 /* A whole line after BOS; answer i with its stop token is the bytes [start[i], end[i]). */
 struct line {
@@ -66,211 +19,6 @@ struct line {
     size_t start[GEN_MAX_QUESTIONS], end[GEN_MAX_QUESTIONS];
     int n;
 };
-
-static void shuffle(int *a, int n, struct rng *r)
-{
-    for (int i = n - 1; i > 0; i--) {
-        int j = (int)rng_below(r, (uint32_t)i + 1), swap = a[i];
-        a[i] = a[j];
-        a[j] = swap;
-    }
-}
-
-/* A random order of 0 .. N-1; the caller frees it. */
-static int *random_order(int n, struct rng *r)
-{
-    int *order = xmalloc((size_t)n * sizeof *order);
-    for (int i = 0; i < n; i++) order[i] = i;
-    shuffle(order, n, r);
-    return order;
-}
-
-/* Takes over the three strings. */
-static void add_question(struct draft *d, char *ask, char *answer, char *value)
-{
-    d->question[d->n++] = (struct question){ask, answer, value};
-}
-
-static void draft_free(struct draft *d)
-{
-    for (int i = 0; i < d->n; i++) {
-        free(d->question[i].ask);
-        free(d->question[i].answer);
-        free(d->question[i].value);
-    }
-    passage_free(&d->context);
-    d->n = 0;
-}
-
-/* Adds N sentences, in paragraphs of four to eight; *LEFT counts those until the next paragraph. */
-static void add_prose(struct passage *t, int n, int *left, struct rng *prose)
-{
-    for (int i = 0; i < n; i++) {
-        if (t->n) passage_add(t, *left == 0 ? "\n" : " ");
-        if (*left == 0) *left = 4 + (int)rng_below(prose, 5);
-        passage_add_sentence(t, prose);
-        --*left;
-    }
-}
-
-/* Adds SENTENCES of prose with the N needles between them, in random order and at random places. */
-static void bury(struct passage *t, char *const *needle, int n, int sentences, struct rng *r,
-                 struct rng *prose)
-{
-    double depth[3 * MAX_NEEDLES]; /* of each needle, a fraction of the prose; ascending */
-    int done = 0, left = 0, *order = random_order(n, r);
-    for (int i = 0; i < n; i++) {
-        double d = rng_unit(r);
-        int at = i;
-        for (; at > 0 && depth[at - 1] > d; at--) depth[at] = depth[at - 1];
-        depth[at] = d;
-    }
-    for (int i = 0; i < n; i++) {
-        int before = (int)(depth[i] * (sentences + 1));
-        add_prose(t, before - done, &left, prose);
-        done = before;
-        if (t->n) passage_add(t, " ");
-        passage_add(t, needle[order[i]]);
-    }
-    add_prose(t, sentences - done, &left, prose);
-    free(order);
-}
-
-static void write_passkey(struct draft *d, const struct plan *p, struct rng *r, struct rng *prose)
-{
-    char *needle[MAX_NEEDLES] = {NULL};
-    int n = p->questions + p->extra, *city = random_order(COUNT_OF(cities), r);
-    bool single = p->questions == 1 && rng_unit(r) < 0.4; /* a key without a town */
-
-    if (single) n = 1;
-    for (int i = 0; i < n; i++) {
-        const char *town = cities[city[i]];
-        char key[6];
-        for (int k = 0; k < 5; k++) key[k] = (char)('0' + rng_below(r, 10));
-        key[5] = 0;
-        needle[i] = single
-                        ? xprintf("The pass key is %s. Remember it. %s is the pass key.", key, key)
-                        : xprintf("The pass key of %s is %s.", town, key);
-        if (i >= p->questions) continue;
-        add_question(d,
-                     single ? xstrdup("What is the pass key?")
-                            : xprintf("What is the pass key of %s?", town),
-                     single ? xprintf("The pass key is %s.", key) : xstrdup(needle[i]),
-                     xstrdup(key));
-    }
-    bury(&d->context, needle, n, p->units, r, prose);
-    for (int i = 0; i < n; i++) free(needle[i]);
-    free(city);
-}
-
-static void write_kv(struct draft *d, const struct plan *p, struct rng *r)
-{
-    const uint32_t keys = 1u << 24; /* of six hexadecimal digits */
-    uint8_t *used = xcalloc(keys / 8, 1);
-    int asked[GEN_MAX_QUESTIONS], n = 0;
-
-    while (n < p->questions) { /* which pairs are asked for, all different */
-        int i = (int)rng_below(r, (uint32_t)p->units), k = 0;
-        while (k < n && asked[k] != i) k++;
-        if (k == n) asked[n++] = i;
-    }
-    d->n = n;
-    passage_add(&d->context, "JSON data:\n{");
-    for (int i = 0; i < p->units; i++) {
-        uint32_t key, value = rng_below(r, keys);
-        do key = rng_below(r, keys);
-        while (used[key / 8] & 1u << key % 8);
-        used[key / 8] |= (uint8_t)(1u << key % 8);
-        passage_addf(&d->context, "%s\"%06x\": \"%06x\"", i ? ", " : "", key, value);
-        for (int k = 0; k < n; k++)
-            if (asked[k] == i)
-                d->question[k] = (struct question){
-                    xprintf("What is the value of key \"%06x\"?", key),
-                    xprintf("\"%06x\": \"%06x\"", key, value), xprintf("%06x", value)};
-    }
-    passage_add(&d->context, "}");
-    free(used);
-}
-
-/* Beyond MAX_ENTRIES the dict is full and prose around it makes up the length. */
-static void write_twostage(struct draft *d, const struct plan *p, struct rng *r, struct rng *prose)
-{
-    int n = p->units < MAX_ENTRIES ? p->units : MAX_ENTRIES, sentences = p->units - n, left = 0;
-    int before = (int)(rng_unit(r) * (sentences + 1));
-    bool shuffled = rng_below(r, 2);
-    int first = rng_below(r, 2) ? 0 : (int)rng_below(r, (uint32_t)(MAX_KEY - n));
-    int *order = random_order(n, r), *asked = random_order(n, r);
-    const char *colour[MAX_ENTRIES];
-
-    for (int i = 0; i < n; i++) colour[i] = colours[rng_below(r, COUNT_OF(colours))];
-    add_prose(&d->context, before, &left, prose);
-    passage_add(&d->context, before ? " The dict is {" : "The dict is {");
-    for (int i = 0; i < n; i++) {
-        int k = shuffled ? order[i] : i;
-        passage_addf(&d->context, "%s%d: %s", i ? ", " : "", first + k, colour[k]);
-    }
-    passage_add(&d->context, "}");
-    if (sentences > before) passage_add(&d->context, ".");
-    add_prose(&d->context, sentences - before, &left, prose);
-
-    for (int i = 0; i < p->questions; i++) {
-        int sum = first + asked[i], a = (int)rng_below(r, (uint32_t)sum + 1), b = sum - a;
-        add_question(
-            d, xprintf("What is the value of key %d + %d?", a, b),
-            xprintf("%d + %d = %d. The value of %d is %s.", a, b, sum, sum, colour[asked[i]]),
-            xstrdup(colour[asked[i]]));
-    }
-    free(order);
-    free(asked);
-}
-
-static void write_hops(struct draft *d, const struct plan *p, struct rng *r, struct rng *prose)
-{
-    char *needle[3 * MAX_NEEDLES] = {NULL}, *name[3];
-    const int n = p->questions + p->extra, surnames = COUNT_OF(last_names);
-    int *person = random_order(COUNT_OF(first_names) * surnames, r);
-
-    for (int i = 0; i < n; i++) {
-        const char *city = cities[rng_below(r, COUNT_OF(cities))];
-        for (int k = 0; k < 3; k++) {
-            int who = person[3 * i + k];
-            name[k] = xprintf("%s %s", first_names[who / surnames], last_names[who % surnames]);
-        }
-        char **link = needle + 3 * i; /* colleague, friend, home */
-        link[0] = xprintf("%s works with %s.", name[0], name[1]);
-        link[1] = xprintf("%s is a friend of %s.", name[1], name[2]);
-        link[2] = xprintf("%s lives in %s.", name[2], city);
-        if (i < p->questions) {
-            int hops = 1 + (int)rng_below(r, 3);
-            char *ask = hops == 1   ? xprintf("Where does %s live?", name[2])
-                        : hops == 2 ? xprintf("Where does the friend of %s live?", name[1])
-                                    : xprintf("Where does the friend of the colleague of %s live?",
-                                              name[0]);
-            char *answer = hops == 1   ? xstrdup(link[2])
-                           : hops == 2 ? xprintf("%s %s", link[1], link[2])
-                                       : xprintf("%s %s %s", link[0], link[1], link[2]);
-            add_question(d, ask, answer, xstrdup(city));
-        }
-        for (int k = 0; k < 3; k++) free(name[k]);
-    }
-    bury(&d->context, needle, 3 * n, p->units, r, prose);
-    for (int i = 0; i < 3 * n; i++) free(needle[i]);
-    free(person);
-}
-
-/* Needles and prose have generators of their own, so that more prose does not change the needles.
- */
-static void write_draft(struct draft *d, const struct plan *p)
-{
-    struct rng r, prose;
-    rng_seed(&r, p->seed);
-    rng_seed(&prose, ~p->seed);
-    memset(d, 0, sizeof *d);
-    if (p->task == GEN_PASSKEY) write_passkey(d, p, &r, &prose);
-    if (p->task == GEN_KV) write_kv(d, p, &r);
-    if (p->task == GEN_TWOSTAGE) write_twostage(d, p, &r, &prose);
-    if (p->task == GEN_HOPS) write_hops(d, p, &r, &prose);
-}
 
 /* What surrounds an answer in a chat format: before it, the end of its turn (its stop token), and
  * what stands before the next user's turn. */
@@ -335,7 +83,7 @@ static int measure(const struct plan *p, const struct tokenizer *t)
     struct draft d;
     struct line l;
     int *ids = NULL, n = -1;
-    write_draft(&d, p);
+    draft_write(&d, p);
     write_line(&l, p, &d, t);
     if (tokenizer_encode(t, l.text.s, l.text.n, false, &ids, &n)) n = -1;
     if (n >= 0) n += lacks_bos(ids, n, t);
@@ -348,7 +96,8 @@ static int measure(const struct plan *p, const struct tokenizer *t)
 /* The fewest units that leave room for the questions. */
 static int least_units(const struct plan *p)
 {
-    if (p->task == GEN_PASSKEY || p->task == GEN_HOPS) return 1;
+    if (p->task == GEN_NEEDLE) return 2; /* those that p->ending chooses */
+    if (p->task != GEN_KV && p->task != GEN_TWOSTAGE) return 1;
     return p->questions > 4 ? p->questions : 4;
 }
 
@@ -363,6 +112,43 @@ static int check_room(const struct plan *p, int want, const struct tokenizer *t)
     if (n > want)
         return fail("%s: %d tokens are too few for %d question%s: this line needs at least %d",
                     gen_task_names[p->task], want, p->questions, p->questions > 1 ? "s" : "", n);
+    return 0;
+}
+
+/* Tokens that TEXT adds after a space; -1 after fail(). */
+static int tokens_of(const char *text, const struct tokenizer *t)
+{
+    char *spaced = xprintf(" %s", text);
+    int *ids = NULL, n = -1;
+    if (tokenizer_encode(t, spaced, strlen(spaced), false, &ids, &n)) n = -1;
+    free(ids);
+    free(spaced);
+    return n;
+}
+
+/* Chooses p->ending, the last two sentences, so that the line that fit() made has exactly WANT
+ * tokens; where no two sentences do that the line stays as near as it is. */
+static int fit_exactly(struct plan *p, int want, const struct tokenizer *t)
+{
+    const int total = measure(p, t);
+    char *sentences = draft_ending(p->ending);
+    int needed = tokens_of(sentences, t) + want - total; /* of the two sentences */
+    free(sentences);
+    if (total < 0) return -1;
+    if (total == want) return 0;
+    for (int measured = 0; p->ending < 20000 && measured < 8;) {
+        sentences = draft_ending(++p->ending);
+        const int n = tokens_of(sentences, t);
+        free(sentences);
+        if (n < 0) return -1;
+        if (n != needed) continue;
+        const int found = measure(p, t); /* where they stand they may have others: at a newline */
+        if (found < 0) return -1;
+        if (found == want) return 0;
+        needed += want - found;
+        measured++;
+    }
+    p->ending = 1;
     return 0;
 }
 
@@ -399,7 +185,7 @@ static int fit(struct plan *p, int want, const struct tokenizer *t)
         tokens[0] = tokens[1];
     }
     p->units = best;
-    return 0;
+    return p->task == GEN_NEEDLE ? fit_exactly(p, want, t) : 0;
 }
 
 /* Where the first SIZE bytes of the line end among its IDS [N]: 0 and their number of tokens in
@@ -479,6 +265,10 @@ static int make_plan(struct plan *p, const struct gen_options *o, const struct t
     uint64_t seed = hash_bytes(HASH_START, task, strlen(task));
     seed = hash_bytes(seed, &o->seed, sizeof o->seed);
     seed = hash_bytes(seed, &index, sizeof index);
+    if (o->task == GEN_NEEDLE) { /* every cell of a sweep has needles of its own */
+        seed = hash_bytes(seed, &o->tokens, sizeof o->tokens);
+        seed = hash_bytes(seed, &o->depth, sizeof o->depth);
+    }
     rng_seed(&r, seed);
 
     if (known == CHAT_UNKNOWN) known = CHAT_NONE;
@@ -490,9 +280,20 @@ static int make_plan(struct plan *p, const struct gen_options *o, const struct t
     p->seed = rng_next(&r);
     p->chat = o->format == GEN_RAW || (o->format == GEN_MIXED && raw) ? CHAT_NONE : known;
     p->questions = o->questions;
+    p->depth = o->depth;
+    p->ending = o->task == GEN_NEEDLE;
+    p->chains = o->chains;
+    p->hops = o->hops;
     if (o->task == GEN_PASSKEY || o->task == GEN_HOPS)
-        p->extra = (int)rng_below(&r, (uint32_t)(MAX_NEEDLES - o->questions) + 1);
+        p->extra = (int)rng_below(&r, (uint32_t)(DRAFT_MAX_NEEDLES - o->questions) + 1);
     return 0;
+}
+
+/* What a line is called in the suite; a new string. */
+static char *line_name(const struct gen_options *o)
+{
+    return o->task == GEN_NEEDLE ? xprintf("needle/%d/%g", o->tokens, o->depth)
+                                 : xstrdup(gen_task_names[o->task]);
 }
 
 int gen_check(const struct gen_options *o, const struct tokenizer *t, int index)
@@ -512,9 +313,9 @@ int gen_tokens(struct suite_line *l, const struct gen_options *o, const struct t
 
     memset(l, 0, sizeof *l);
     if (make_plan(&p, o, t, index) || fit(&p, o->tokens, t)) goto done;
-    write_draft(&d, &p);
+    draft_write(&d, &p);
     write_line(&line, &p, &d, t);
-    l->task = xstrdup(gen_task_names[o->task]);
+    l->task = line_name(o);
     l->spans = xcalloc((size_t)line.n, sizeof *l->spans);
     l->n_spans = line.n;
     rc = encode_whole(l, &line, t);
@@ -544,15 +345,17 @@ int gen_text(struct suite_line *l, const struct gen_options *o, const struct tok
 
     memset(l, 0, sizeof *l);
     if (make_plan(&p, o, t, index) || fit(&p, o->tokens, t)) goto done;
-    write_draft(&d, &p);
+    draft_write(&d, &p);
     passage_add(&prompt, d.context.s);
     passage_add(&prompt, o->format == GEN_CHAT ? "\n" : "\nQuestion: ");
     passage_add(&prompt, d.question[0].ask);
     if (o->format != GEN_CHAT) passage_add(&prompt, "\nAnswer:");
-    l->task = xstrdup(gen_task_names[o->task]);
+    l->task = line_name(o);
     l->prompt = xstrdup(prompt.s);
-    l->answers = xcalloc(1, sizeof *l->answers);
-    l->answers[l->n_answers++] = xstrdup(d.question[0].value);
+    l->answers = xcalloc((size_t)o->hops + 1, sizeof *l->answers);
+    for (char *rest = d.question[0].value, *word; (word = strsep(&rest, " ")) != NULL;)
+        l->answers[l->n_answers++] = xstrdup(word);
+    l->match_all = o->task == GEN_VT;
     rc = 0;
 
 done:

@@ -62,12 +62,14 @@ static int read_tokens(const char *where, const cJSON *object, int V, struct sui
     if (json_int_list(where, ids, "ids", 0, V > 0 ? V - 1 : INT_MAX, &l->ids, &l->n)) return -1;
     if (l->n == 0) return fail("%s: ids: expected at least one token id, found none", where);
     if (json_int(where, object, "n_prefill", 1, l->n, &l->n_prefill)) return -1;
+    if (json_member(object, "match"))
+        return fail("%s: \"match\": expected at text level only, beside \"answers\"", where);
     return read_spans(where, spans, l);
 }
 
 static int read_text(const char *where, const cJSON *object, struct suite_line *l)
 {
-    const char *prompt = NULL;
+    const char *prompt = NULL, *match = NULL;
     const cJSON *answers = json_member(object, "answers");
     if (json_string(where, object, "prompt", &prompt)) return -1;
     if (prompt == NULL || answers == NULL)
@@ -76,6 +78,10 @@ static int read_text(const char *where, const cJSON *object, struct suite_line *
     if (!cJSON_IsArray(answers) || answers->child == NULL)
         return fail("%s: \"answers\": expected a list of at least one string, found %s", where,
                     cJSON_IsArray(answers) ? "an empty one" : json_kind(answers));
+    if (json_string(where, object, "match", &match)) return -1;
+    if (match && strcmp(match, "any") != 0 && strcmp(match, "all") != 0)
+        return fail("%s: \"match\": expected any or all, found \"%.60s\"", where, match);
+    l->match_all = match && strcmp(match, "all") == 0;
     l->prompt = xstrdup(prompt);
     l->answers = xcalloc((size_t)cJSON_GetArraySize(answers), sizeof *l->answers);
     for (const cJSON *item = answers->child; item; item = item->next) {
@@ -218,7 +224,7 @@ void suite_line_write(FILE *f, const struct suite_line *l)
             json_text(f, l->answers[i]);
         }
     }
-    fprintf(f, "]}\n");
+    fprintf(f, l->match_all ? "], \"match\": \"all\"}\n" : "]}\n");
 }
 
 int *suite_judged(const struct suite_line *l, int *n)
@@ -252,10 +258,10 @@ void tally_tokens(struct tally *t, const struct suite_line *l, const int *argmax
 
 void tally_text(struct tally *t, const struct suite_line *l, const char *text)
 {
-    bool found = false;
+    int found = 0;
     for (int i = 0; i < l->n_answers; i++)
-        if (strstr(text, l->answers[i])) found = true;
-    t->correct += found;
+        if (strstr(text, l->answers[i])) found++;
+    t->correct += l->match_all ? found == l->n_answers : found > 0;
     t->total++;
 }
 
@@ -297,6 +303,24 @@ void tally_table(FILE *f, const struct suite *s, const struct tally *t)
     fprintf(f, "task\tcorrect\ttotal\taccuracy\tnll\n");
     for (int i = 0; i < s->n_tasks; i++) table_row(f, s->task[i], &t[i]);
     table_row(f, "all", &all);
+}
+
+void tally_rows(FILE *f, const struct suite *s, const struct tally *t, const char *method,
+                int budget)
+{
+    const struct tally all = sum(s, t);
+    for (int i = 0; i <= s->n_tasks; i++) {
+        const struct tally *row = i < s->n_tasks ? &t[i] : &all;
+        char tokens[16] = "-", nll[32] = "-";
+        double low, high;
+        if (row->total == 0) continue;
+        if (budget > 0) snprintf(tokens, sizeof tokens, "%d", budget);
+        if (row->tokens) snprintf(nll, sizeof nll, "%.5g", row->nll / (double)row->tokens);
+        wilson_interval(row->correct, row->total, &low, &high);
+        fprintf(f, "%s\t%s\t%s\t%d\t%d\t%.4f\t%.4f\t%.4f\t%s\n", method, tokens,
+                i < s->n_tasks ? s->task[i] : "all", row->correct, row->total,
+                (double)row->correct / row->total, low, high, nll);
+    }
 }
 
 /* A number with DIGITS digits, or null where there is none (JSON knows neither NaN nor infinity).

@@ -3,7 +3,8 @@
  * Token level: {"task", "ids", "n_prefill", "spans": [[a, b], ...]}; the answer [a, b) is exact
  * when each of ids[a : b-1] is the argmax of the logits before it (the last token of a span is the
  * stop token and is not judged). Text level: {"task", "prompt", "answers": [...]}; greedy
- * generation must contain one of the answers.
+ * generation must contain one of the answers, or all of them where the line has "match": "all"
+ * ("any" is the default).
  */
 #ifndef CORE_TASK_SUITE_H
 #define CORE_TASK_SUITE_H
@@ -17,6 +18,7 @@ struct suite_line {
     int (*spans)[2], n_spans;
     char *prompt, **answers; /* text level */
     int n_answers;
+    bool match_all; /* every answer must occur, not one of them */
 };
 
 struct suite {
@@ -63,5 +65,11 @@ int suite_task(const struct suite *s, const char *task);
  * nothing was judged by token), and the same as JSON: {"tasks": {TASK: {...}}, "all": {...}}. */
 void tally_table(FILE *f, const struct suite *s, const struct tally *t);
 void tally_json(FILE *f, const struct suite *s, const struct tally *t);
+
+/* The rows of one run of a sweep, whose header is
+ * "method budget task correct total accuracy low high nll": METHOD at BUDGET tokens (0: "-"), with
+ * the ends of Wilson's interval of the accuracy at 95 %. */
+void tally_rows(FILE *f, const struct suite *s, const struct tally *t, const char *method,
+                int budget);
 
 #endif
