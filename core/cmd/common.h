@@ -19,9 +19,9 @@ struct engine_args {
 };
 
 /* Rows of an option table that fill a struct engine_args, and their lines of the usage text. */
-#define ENGINE_OPTIONS(a)                                                                          \
-    {"--model", OPT_STRING, &(a).model, 0, 0}, {"--config", OPT_STRING, &(a).config, 0, 0},        \
-        {"--device", OPT_STRING, &(a).device, 0, 0},                                               \
+#define ENGINE_OPTIONS(a) {"--config", OPT_STRING, &(a).config, 0, 0}, ENGINE_OPTIONS_BUT_CONFIG(a)
+#define ENGINE_OPTIONS_BUT_CONFIG(a)                                                               \
+    {"--model", OPT_STRING, &(a).model, 0, 0}, {"--device", OPT_STRING, &(a).device, 0, 0},        \
         {"--threads", OPT_INT, &(a).threads, 1, 1024},                                             \
     {                                                                                              \
         "--allow-extrapolation", OPT_FLAG, &(a).extrapolate, 0, 0                                  \

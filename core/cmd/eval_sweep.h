@@ -1,0 +1,25 @@
+/* eval_sweep.h - okv eval with several configs or budgets: one table of all of them.
+ */
+#ifndef CORE_CMD_EVAL_SWEEP_H
+#define CORE_CMD_EVAL_SWEEP_H
+
+#include "core/cmd/common.h"
+
+struct sweep_args {
+    struct strings configs;  /* [LABEL=]FILE */
+    struct int_list budgets; /* tokens; empty: each config's own */
+    const char *data, *out;
+    const char *chat; /* --chat-format, or NULL */
+    int max_new;      /* tokens generated for a text-level line */
+};
+
+/* FILE of [LABEL=]FILE, which is split at its first '='; a name that exists as it stands is a file.
+ */
+const char *sweep_file(const char *argument);
+
+/* Runs every config at every budget, a method without one once, for subcommand NAME; the model is
+ * opened once. The exit status. */
+int eval_sweep(const char *name, const struct engine_args *args, const struct sweep_args *s,
+               int argc, char **argv);
+
+#endif
