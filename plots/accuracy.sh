@@ -35,6 +35,15 @@ evaluate() {
     "$OKV" eval --model $model ${DEVICE:+--device "$DEVICE"} $configs --budgets "$budgets" --data "$suite" --out "$table"
 }
 
+# FIGURE TABLE
+draw() {
+    if command -v gnuplot > /dev/null; then
+        "$PLOT" "$1" "$2" --scripts plots --out "$folder/$1.png"
+    else
+        echo "accuracy.sh: no gnuplot here: $PLOT $1 $2 --out $1.png draws it elsewhere" >&2
+    fi
+}
+
 for part; do
     case $part in
     kept)
@@ -42,14 +51,14 @@ for part; do
             "$OKV" gen $task --model $model --tokens "$TOKENS" --count "$LINES" --seed 11
         done > "$work/kept.jsonl"
         evaluate "$folder/kept.tsv" "$work/kept.jsonl" "$BUDGETS" \
-            dense omnikv tidal quest infllm h2o window streaming infinite-lm
-        "$PLOT" kept "$folder/kept.tsv" --out "$folder/kept.png"
+            dense omnikv tidal quest infllm h2o window streaming
+        draw kept "$folder/kept.tsv"
         ;;
     needle)
         "$OKV" gen needle --model $model --lengths 1K,2K,4K,7K --depths 0,0.25,0.5,0.75,1 \
             --count "$((LINES / 4 > 0 ? LINES / 4 : 1))" --seed 12 > "$work/needle.jsonl"
         evaluate "$folder/needle.tsv" "$work/needle.jsonl" "$BUDGET" dense omnikv quest infllm h2o streaming
-        "$PLOT" needle "$folder/needle.tsv" --out "$folder/needle.png"
+        draw needle "$folder/needle.tsv"
         ;;
     esac
 done

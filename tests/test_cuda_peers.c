@@ -533,11 +533,12 @@ static void pages(void)
 
 /* ---- whole runs
  *
- * What a selection does with the rounding of a 16-bit prefill is test_cuda_engine.c's OmniKV
- * bounds (docs/numbers.md), which are held here too. */
-#define NLL_OFF 0.03
+ * What a selection does with the rounding of a 16-bit prefill (docs/numbers.md). Where two near
+ * equal positions or pages change places, a list of 32 tokens changes by a thirty-second, one of
+ * eight pages by an eighth: the likelihoods follow, so their bound is looser than OmniKV's. */
+#define NLL_OFF 0.2
 #define SAME_PLACES 0.97
-#define SAME_TOKENS 0.9
+#define SAME_TOKENS 0.85
 
 static const char *const configs[] = {
     "{\"model_cls\": \"h2o\", \"hh_size\": 16, \"recent_size\": 16}",

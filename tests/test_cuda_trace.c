@@ -573,7 +573,10 @@ static const struct limit {
     [GAP_PREFILL] = {"sums of the prefill", 1e-2, 0.2, 1e-2, 0.2},
 };
 
-static void traces_agree(const char *config, const char *fields, bool f32)
+/* EACH: every layer's kv heads keep lists of their own. Where rounding lets two near equal entries
+ * change places, a score, which is the largest of the heads that look, is another head's; an entry
+ * of quest is a page of 16. */
+static void traces_agree(const char *config, const char *fields, bool f32, bool each)
 {
     const char *cpu = check_scratch("cpu.h5"), *cuda = check_scratch("cuda.h5");
     const char *again = check_scratch("again.h5");
@@ -593,8 +596,9 @@ static void traces_agree(const char *config, const char *fields, bool f32)
         for (int i = 0; i < GAP_FIELDS; i++) {
             const struct traced_off *o = &gap.off[i];
             const struct limit *l = &limits[i];
-            const double mean = sparse ? l->mean_sparse : l->mean;
-            const double worst = sparse ? l->worst_sparse : l->worst;
+            const double wide = each && i == GAP_SCORE ? 10 : 1;
+            const double mean = wide * (sparse ? l->mean_sparse : l->mean);
+            const double worst = wide * (sparse ? l->worst_sparse : l->worst);
             if (o->n == 0) continue;
             printf("  %s: %.6f off in the mean (up to %g), %.5f at worst (%g)\n", l->name, o->mean,
                    mean, o->worst, worst);
@@ -604,13 +608,20 @@ static void traces_agree(const char *config, const char *fields, bool f32)
         printf("  in common: top %.4f, least %.4f; selections %.4f, least %.4f; at %.4f of the "
                "positions one looked; %d of the top beyond the border\n",
                gap.mean_common, gap.common, gap.mean_selected, gap.selected, gap.shape, gap.beyond);
-        CHECK(gap.mean_common >= 0.99 && gap.common >= (sparse ? 0.9 : 0.95) &&
-                  gap.beyond <= (sparse ? 20 : 0),
+        CHECK(gap.mean_common >= 0.99 &&
+                  gap.common >= (each     ? 0.85
+                                 : sparse ? 0.9
+                                          : 0.95) &&
+                  gap.beyond <= (each     ? 200
+                                 : sparse ? 20
+                                          : 0),
               "%s: %g of the top in common, %g at least, %d beyond the border", config,
               gap.mean_common, gap.common, gap.beyond);
-        CHECK(gap.shape <= (sparse ? 0.08 : 0), "%s: one looked and the other did not at %g",
-              config, gap.shape);
-        CHECK(gap.mean_selected >= 0.99 && gap.selected >= 0.9,
+        CHECK(gap.shape <= (each     ? 0.2
+                            : sparse ? 0.08
+                                     : 0),
+              "%s: one looked and the other did not at %g", config, gap.shape);
+        CHECK(gap.mean_selected >= (each ? 0.95 : 0.99) && gap.selected >= (each ? 0.7 : 0.9),
               "%s: %g of the selections in common, %g at least", config, gap.mean_selected,
               gap.selected);
     }
@@ -632,23 +643,28 @@ static void refused(const char *config, const char *fields, const char *why)
 
 static void whole_traces(void)
 {
-    traces_agree("{\"model_cls\": \"raw_llama\"}", "mass,score,topk,importance", false);
-    traces_agree("{\"model_cls\": \"raw_llama\"}", "topk,reuse_error", true);
-    traces_agree("{\"model_cls\": \"raw_llama\"}", "topk,prefill_score", false);
+    traces_agree("{\"model_cls\": \"raw_llama\"}", "mass,score,topk,importance", false, false);
+    traces_agree("{\"model_cls\": \"raw_llama\"}", "topk,reuse_error", true, false);
+    traces_agree("{\"model_cls\": \"raw_llama\"}", "topk,prefill_score", false, false);
     traces_agree("{\"model_cls\": \"h2o\", \"hh_ratio\": 0.2, \"recent_ratio\": 0.1}",
-                 "mass,score,topk,selected_idx", true);
+                 "mass,score,topk,selected_idx", true, true);
     traces_agree("{\"model_cls\": \"quest\", \"num_of_selected_tokens\": 128, \"page_size\": 16}",
-                 "mass,score,topk,selected_idx", false);
+                 "mass,score,topk,selected_idx", false, true);
+    traces_agree("{\"model_cls\": \"infllm\", \"n_init\": 8, \"n_local\": 256, \"block_size\": 16, "
+                 "\"topk\": 8, \"repr_topk\": 2, \"exc_block_size\": 64, \"max_cached_block\": 16}",
+                 "mass,score,topk,selected_idx", true, true);
+    traces_agree("{\"model_cls\": \"streaming\", \"n_init\": 8, \"n_local\": 256}",
+                 "mass,score,topk", true, false);
     traces_agree("{" OMNIKV "\"selector_cls\": \"last\"}",
-                 "mass,score,topk,importance,selected_idx,reuse_error", true);
+                 "mass,score,topk,importance,selected_idx,reuse_error", true, false);
     traces_agree("{" OMNIKV "\"selector_cls\": \"softmax_before_last\", \"pool\": \"group\"}",
-                 "mass,score,topk,selected_idx", false);
+                 "mass,score,topk,selected_idx", false, false);
     traces_agree("{\"model_cls\": \"raw_llama\", \"use_sink_cache\": true, \"num_sink_tokens\": 4, "
                  "\"sink_window_length\": 60}",
-                 "mass,score,topk", true);
+                 "mass,score,topk", true, false);
     traces_agree("{\"model_cls\": \"multi\", \"do_select_layers\": \"2,5,8\", "
                  "\"num_of_selected_tokens\": 96, \"real_offload\": true}",
-                 "score,topk,selected_idx", false);
+                 "score,topk,selected_idx", false, false);
     refused("{\"model_cls\": \"raw_llama\"}", "mass,attn", "attn is recorded on the CPU only");
     refused("{\"model_cls\": \"brutal_offload\", \"offload_sid\": 6}", "reuse_error",
             "reuse_error needs the keys");
