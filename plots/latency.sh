@@ -5,14 +5,14 @@
 #   kernels  each kernel of a decode step alone, 4K to 512K tokens
 #   resident full and omnikv, 4K to 1M tokens
 #   offload  omnikv with real_offload, without_pack, brutal_offload
-#   peers    h2o, quest, tidal, streaming, infinite-lm and infllm, 4K to 450K tokens; their prefill
+#   peers    h2o, quest, tidal, streaming and infllm beside full and omnikv, 4K to 450K tokens; prefill
 #   budget   128 to 6,400 selected tokens at 128K
 #   filters  filter sets of 8, 6, 5 and 3 full layers, at 128K, 256K and 450K
 #   prefill  8K, 32K and 128K tokens
 #   trace    what tracing adds to a step at 128K
 # A part that fails, or exceeds its time limit, leaves no table; the others still run, and the exit
 # status is 1. OKV names the program [build/okv], DEVICE the device [cuda:0], SHAPE the model
-# [llama-3-8b]. docs/bench.md explains the columns; all parts take about two minutes on an H200.
+# [llama-3-8b]. docs/bench.md explains the columns; all parts take about five minutes on an H200.
 OKV=${OKV:-build/okv} DEVICE=${DEVICE:-cuda:0} SHAPE=${SHAPE:-llama-3-8b}
 [ $# -ge 1 ] && [ "${1#-}" = "$1" ] && [ -f configs/omnikv.json ] || { sed -n "3,/^OKV/s/^# //p" "$0" >&2; exit 2; }
 folder=$1 status=0
@@ -54,14 +54,9 @@ for part; do
         measure without-pack 90 --context 4K,32K,128K,450K --config configs/omnikv-without-pack.json
         measure brutal-offload 90 --context 4K,32K,128K --steps 5 --config configs/brutal-offload.json
         ;;
-    peers) # each keeps or selects 2,048 tokens, as omnikv does; infllm the 8,320 of its authors
-        measure peers 150 --context 4K,32K,128K,256K,450K --config h2o=configs/h2o.json \
-            --config quest=configs/quest.json --config tidal=configs/tidal.json \
-            --config streaming=configs/streaming.json --config infinite-lm=configs/infinite-lm.json \
-            --config infllm=configs/infllm/llama-3-inf-final.json
-        measure peers-prefill 150 --context 8K,32K,128K --prefill --steps 8 --config h2o=configs/h2o.json \
-            --config quest=configs/quest.json --config streaming=configs/streaming.json \
-            --config infllm=configs/infllm/llama-3-inf-final.json
+    peers) # 2,048 tokens each
+        measure peers 150 --context 4K,32K,128K,256K,450K --config $full --config $omnikv --peers
+        measure peers-prefill 200 --context 8K,32K,128K --prefill --steps 8 --config $full --peers
         ;;
     budget)
         measure budget 60 --context 128K --config $full --config $omnikv --budgets 128,256,512,1024,2048,4096,6400

@@ -24,7 +24,9 @@ static const char usage[] =
     "                  tokens; on CUDA also with real_offload, without_pack, and brutal_offload]\n"
     "  --filters A,B,C/W  OmniKV with these filter layers, W wait layers and --k tokens; may be\n"
     "                  repeated; beside the methods of --config, or dense\n"
-    "  --k K           selected tokens of that OmniKV [2048]\n"
+    "  --peers         also h2o, quest, tidal, streaming and infllm, --k tokens each; beside the\n"
+    "                  methods of --config, or dense and OmniKV\n"
+    "  --k K           selected tokens of that OmniKV and of --peers [2048]\n"
     "  --budgets N,... run each method that has a budget at these numbers of tokens, instead of "
     "its\n"
     "                  own; docs/config.md says how each divides them\n"
@@ -61,7 +63,7 @@ struct request {
     const char *context, *budgets, *text, *trace, *dumps, *out;
     struct strings configs, filters;
     int k, steps;
-    bool prefill, kernels;
+    bool prefill, kernels, peers;
 };
 
 /* A method and its name in the table. */
@@ -183,9 +185,36 @@ static int add_brutal_offload(struct entries *list, int L)
     return rc;
 }
 
+/* The methods OmniKV is compared with, each keeping or selecting K tokens of the prompt; tidal
+ * selects again at the depth of its authors' layer 13 of 32. */
+static int add_peers(struct entries *list, int L, int k)
+{
+    static const char *const peers[] = {
+        "{\"model_cls\": \"h2o\", \"hh_size\": 1, \"recent_size\": 1}",
+        "{\"model_cls\": \"quest\"}",
+        "{\"model_cls\": \"tidal\", \"dense_layers\": 2, \"correction_layer\": %d}",
+        "{\"model_cls\": \"streaming\", \"n_init\": 4}",
+        "{\"model_cls\": \"infllm\", \"n_init\": 4}",
+    };
+    for (size_t i = 0; i < COUNT_OF(peers); i++) {
+        const bool layered = strchr(peers[i], '%') != NULL;
+        const int again = 13 * L / 32 > 3 ? 13 * L / 32 : 3;
+        if (layered && again >= L) continue; /* no layer is left for it */
+        char *json = layered ? xprintf(peers[i], again) : xstrdup(peers[i]);
+        struct entry *e = add(list);
+        const int rc = run_config_parse(&e->config, "--peers", json) ||
+                       run_config_set_budget(&e->config, k) < 0;
+        free(json);
+        if (rc) return -1;
+        e->label = xstrdup(method_name(e->config.method));
+    }
+    return 0;
+}
+
 /* Dense, and the original's filters 2, 8, 18 of 32 layers at the same depths of this model; on a
  * device with each of the places for keys and values. */
-static int add_usual(struct entries *list, int L, int k, bool device, bool dense_alone)
+static int add_usual(struct entries *list, int L, int k, bool device, bool dense_alone,
+                     bool resident)
 {
     const int a = 2 * L / 32, b = 8 * L / 32 > a ? 8 * L / 32 : a + 1,
               c = 18 * L / 32 > b ? 18 * L / 32 : b + 1;
@@ -195,7 +224,7 @@ static int add_usual(struct entries *list, int L, int k, bool device, bool dense
     if (rc || dense_alone || L < 4) return rc;
     char *layers = xprintf("%d,%d,%d", a, b, c);
     rc = add_omnikv(list, "omnikv", layers, 1, k, "multi", false);
-    if (rc == 0 && device)
+    if (rc == 0 && device && !resident)
         rc = add_omnikv(list, "omnikv+offload", layers, 1, k, "multi", true) ||
              add_omnikv(list, "omnikv+without_pack", layers, 1, k, "without_pack", true) ||
              add_brutal_offload(list, L);
@@ -209,10 +238,11 @@ static int choose_methods(struct entries *list, const struct request *r, const s
     const int L = m->config.L;
     for (int i = 0; i < r->configs.n; i++)
         if (add_file(list, r->configs.v[i], device)) return -1;
-    if (r->configs.n == 0 && add_usual(list, L, r->k, device, r->filters.n > 0)) return -1;
+    if (r->configs.n == 0 && add_usual(list, L, r->k, device, r->filters.n > 0, r->peers))
+        return -1;
     for (int i = 0; i < r->filters.n; i++)
         if (add_filters(list, r->filters.v[i], r->k)) return -1;
-    return 0;
+    return r->peers ? add_peers(list, L, r->k) : 0;
 }
 
 /* ---- the table */
@@ -286,12 +316,15 @@ static int check_request(const char *name, const struct request *r)
 {
     if (!r->engine.model == !r->engine.shape)
         return usage_error(name, "exactly one of --model DIR and --shape NAME is needed");
+    if (r->peers && r->k < 16)
+        return usage_error(name, "--peers needs --k 16 at least, a page of quest; found %d", r->k);
     if (!r->trace != !r->dumps)
         return usage_error(name, "--trace FIELDS and --dump STEM go together");
-    if (r->kernels &&
-        (r->configs.n || r->filters.n || r->budgets || r->prefill || r->text || r->trace))
-        return usage_error(name, "--kernels runs no method: --config, --filters, --budgets, "
-                                 "--prefill, --text and --trace do not go with it");
+    if (r->kernels && (r->configs.n || r->filters.n || r->peers || r->budgets || r->prefill ||
+                       r->text || r->trace))
+        return usage_error(name,
+                           "--kernels runs no method: --config, --filters, --peers, --budgets, "
+                           "--prefill, --text and --trace do not go with it");
     if (r->kernels &&
         (cuda_devices() == 0 || (r->engine.device && strcmp(r->engine.device, "cpu") == 0)))
         return usage_error(name, "--kernels times CUDA kernels: %s",
@@ -357,6 +390,7 @@ int cmd_bench(int argc, char **argv)
         {"--context", OPT_STRING, &r.context, 0, 0},
         {"--config", OPT_STRINGS, &r.configs, 0, 0},
         {"--filters", OPT_STRINGS, &r.filters, 0, 0},
+        {"--peers", OPT_FLAG, &r.peers, 0, 0},
         {"--k", OPT_INT, &r.k, 1, 1 << 30},
         {"--budgets", OPT_STRING, &r.budgets, 0, 0},
         {"--steps", OPT_INT, &r.steps, 1, 100000},

@@ -320,7 +320,14 @@ int cuda_far_list(const struct cuda_far_list *a, cudaStream_t stream)
 
 /* ---- representatives */
 
-/* Of the block B and the head H, by all threads. MEMORY: as many floats as a block has tokens. */
+/* Bytes of shared memory for a value of each token of a block, and for the whole vectors that the
+ * compiler reads ahead of a loop's end. */
+static size_t block_bytes(int block)
+{
+    return ((size_t)block + 8) * sizeof(float);
+}
+
+/* Of the block B and the head H, by all threads. MEMORY: block_bytes(). */
 template <class T>
 static __device__ void represent(const struct cuda_far_reps &a, int b, int h, float *memory)
 {
@@ -375,7 +382,7 @@ static int check_reps(const struct cuda_far_reps *a)
 int cuda_far_reps(const struct cuda_far_reps *a, int first, int end, cudaStream_t stream)
 {
     if (check_reps(a)) return -1;
-    const size_t shared = (size_t)a->block * sizeof(float);
+    const size_t shared = block_bytes(a->block);
     for (; first < end; first += 65535) {
         const int n = end - first < 65535 ? end - first : 65535;
         WITH_TYPE(a->type,
@@ -437,6 +444,6 @@ int cuda_far_join(const struct cuda_far_join *a, cudaStream_t stream)
                                     a->G,     a->D,      a->type};
     if (books ? check_reps(&r) : check_shape("far attention", a->H, a->G, a->D, a->type)) return -1;
     const dim3 grid((unsigned)(books ? 2 * a->H : a->H));
-    const size_t shared = books ? (size_t)a->block * sizeof(float) : 0;
+    const size_t shared = books ? block_bytes(a->block) : 0;
     WITH_TYPE(a->type, return launch(join_kernel<T>, grid, dim3(THREADS), shared, stream, *a));
 }
