@@ -12,8 +12,8 @@ struct pieces {
 void pieces_end(struct pieces *p); /* ends the text that was being appended */
 void pieces_free(struct pieces *p);
 
-/* The words of SQuAD's normalisation: lower case, ASCII punctuation deleted, the articles a, an
- * and the blanked where they stand as words, split at white space.
+/* The words of SQuAD's normalisation: lower case, ASCII punctuation deleted, the words "a",
+ * "an" and "the" blanked, split at white space.
  * Source: Rajpurkar et al. 2016, evaluation script; normalize_answer() of LongBench. */
 void normal_words(struct pieces *out, struct runes text);
 

@@ -55,7 +55,7 @@ double score_first_integer(struct sample *s, const struct scoring *how)
     struct runes run;
     size_t at = 0;
     (void)how;
-    next_digits(s->prediction, &at, &run);
+    next_digits(s->prediction, &at, &run); /* none: an empty run, which an empty label equals */
     return runes_equal(run, s->answer[0]);
 }
 

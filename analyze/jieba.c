@@ -22,9 +22,8 @@
 #define HAN_LAST 0x9FD5
 #define N_HAN (HAN_LAST - HAN_FIRST + 1)
 #define INVALID UINT32_MAX /* stands for a byte that is no part of a character */
-#define NEVER                                                                                      \
-    (-3.14e100) /* log probability of what the tables leave out; absorbs what is added             \
-                 */
+/* Log probability of what the tables leave out; absorbs what is added. */
+#define NEVER (-3.14e100)
 
 /* Hidden states: a character begins a word, ends it, is in its middle, or is one by itself. In the
  * order of jieba's letters, which decides between equal probabilities. */

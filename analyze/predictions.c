@@ -148,9 +148,17 @@ static int add_folder(struct predictions *p, const char *path, const struct task
     if (n <= 0) p->failures++;
     for (int i = 0; i < n; i++) {
         char *file = path_join(path, entry[i]->d_name);
-        if ((rc == 0 || keep_going) && add_file(p, file, task, every_e)) {
-            p->failures++;
-            rc = -1;
+        if (rc == 0 || keep_going) {
+            struct stat st; /* a pipe in a folder would be waited for */
+            int bad = stat(file, &st) == 0 && !S_ISREG(st.st_mode);
+            if (bad)
+                fail("%s: expected a prediction file, found no regular file", file);
+            else
+                bad = add_file(p, file, task, every_e);
+            if (bad) {
+                p->failures++;
+                rc = -1;
+            }
         }
         free(file);
         free(entry[i]);
@@ -289,7 +297,8 @@ static int score_part(struct predictions *p, struct prediction_set *s, int part,
     int rc = text ? 0 : -1;
     long number = 0;
 
-    if (text && size == 0) rc = fail("%s: expected a line for each sample, found nothing", path);
+    if (text && size == 0 && s->part[part].shard == 0) /* later shards can be without samples */
+        rc = fail("%s: expected a line for each sample, found nothing", path);
     if (rc) p->failures++;
     for (const char *line = text, *next; rc == 0 && line < end; line = next) {
         const char *newline = memchr(line, '\n', (size_t)(end - line));
@@ -303,8 +312,23 @@ static int score_part(struct predictions *p, struct prediction_set *s, int part,
         }
         free(where);
     }
+    s->part[part].lines = number;
     free(text);
     return rc;
+}
+
+/* Shard i of n holds the samples i, i + n, i + 2n, ...: as many lines as the first, or, from some
+ * shard on, one less. */
+static int check_shards(const struct prediction_set *s)
+{
+    for (int i = 1; i < s->parts && s->part[0].shards; i++) {
+        const struct part *first = &s->part[0], *before = &s->part[i - 1], *x = &s->part[i];
+        if (x->lines > before->lines || x->lines < first->lines - 1)
+            return fail(
+                "%s: expected %ld or %ld lines beside %s, found %ld: have all shards ended?",
+                x->path, first->lines - 1, first->lines, first->path, x->lines);
+    }
+    return 0;
 }
 
 int predictions_score(struct predictions *p, struct prediction_set *s, const struct scoring *how,
@@ -314,6 +338,10 @@ int predictions_score(struct predictions *p, struct prediction_set *s, const str
     for (int i = 0; i < s->parts; i++) {
         if (score_part(p, s, i, how, keep_going)) rc = -1;
         if (rc && !keep_going) return -1;
+    }
+    if (check_shards(s)) {
+        p->failures++;
+        rc = -1;
     }
     return rc;
 }

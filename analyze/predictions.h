@@ -13,6 +13,7 @@ struct part {
     char *path;
     int shard, shards; /* shards 0: no shard */
     long from, to;     /* to -1: no range */
+    long lines;
 };
 
 /* The predictions of one run for one task. */

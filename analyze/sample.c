@@ -202,7 +202,7 @@ static int read_fields(const char *where, const struct task *t, bool length_need
     if (length_needed && s->length < 0)
         return fail("%s: \"length\": expected a number of words, by which LongBench-E groups, "
                     "found %s",
-                    where, jsonl_name(v));
+                    where, is_number(v) ? "a number below 0 or out of range" : jsonl_name(v));
     return 0;
 }
 

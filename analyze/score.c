@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const char usage[] =
     "Usage: okv-analyze score PATH... [OPTIONS]\n"
@@ -325,6 +326,21 @@ static int write_text(const char *path, const char *text)
     return output_close(&out, 0);
 }
 
+/* What OPTION writes must not take the place of predictions. */
+static int check_output(const char *option, const char *path, const struct predictions *p)
+{
+    struct stat out, in;
+    if (path == NULL || stat(path, &out) != 0) return 0;
+    for (int i = 0; i < p->sets; i++)
+        for (int k = 0; k < p->set[i].parts; k++)
+            if (stat(p->set[i].part[k].path, &in) == 0 && in.st_dev == out.st_dev &&
+                in.st_ino == out.st_ino)
+                return fail("%s %s: expected another file than the predictions, which it would "
+                            "replace",
+                            option, path);
+    return 0;
+}
+
 int analyze_score(int argc, char **argv)
 {
     struct options o = {.fuzz = "difflib", .scorer = "infinitebench"};
@@ -356,13 +372,18 @@ int analyze_score(int argc, char **argv)
     if (!omnikv && strcmp(o.scorer, "infinitebench") != 0)
         return usage_error(argv[0], "--scorer: expected infinitebench or omnikv, found \"%s\"",
                            o.scorer);
+    if (o.out && o.samples && strcmp(o.out, o.samples) == 0)
+        return usage_error(argv[0], "--out and --samples: expected two files, found %s twice",
+                           o.out);
     struct scoring how = {.ratio = lev ? fuzz_ratio_lev : fuzz_ratio, .omnikv = omnikv};
     rc = 1;
     if (predictions_find((const char *const *)argv + first, argc - first, o.task, o.every_e,
                          o.keep_going, &p))
         goto done;
+    if (p.sets == 0) goto done;
+    if (check_output("--out", o.out, &p) || check_output("--samples", o.samples, &p)) goto done;
     qsort(p.set, (size_t)p.sets, sizeof *p.set, by_run_and_table);
-    if (p.sets == 0 || score_all(&p, &o, &how, &jieba)) goto done;
+    if (score_all(&p, &o, &how, &jieba)) goto done;
 
     root = to_json(&p);
     text = cJSON_Print(root);

@@ -3,7 +3,7 @@
 # Usage: sh plots/accuracy.sh FOLDER [PART...]: from the repository root, after make; tables and figures go
 # to FOLDER. Parts, both by default:
 #   kept    methods x budgets x tasks on prompts of about 1,500 tokens: kept.tsv, kept.png
-#   needle  a key hidden at each depth of prompts of 1,000 to 8,000 tokens: needle.tsv, needle.png
+#   needle  a key hidden at each depth of prompts of 1K to 7K tokens: needle.tsv, needle.png
 # LINES is the number of prompts of a task, and of a cell [16; 4 in a cell], TOKENS their length [1500],
 # BUDGETS the tokens kept [16,32,64,128,256,512], BUDGET those of the needles [64], DEVICE as in okv eval,
 # OKV and PLOT the programs [build/okv, build/okv-plot]. The model is pocket-llama, the methods those of

@@ -4,6 +4,9 @@
 
 #include "core/method/method.h"
 
+/* A random model of eight layers, deeper than the golden ones, on the CPU. */
+bool deep_model(struct model *m);
+
 /* ---- rows of logits */
 
 /* The standard deviation of X [n]. */

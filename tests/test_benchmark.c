@@ -256,18 +256,25 @@ static void lines_are_refused_by_number(void)
         {LONGBENCH, "qasper", LB("\"x\"", "null", "3"), "",
          "\"answers\": expected a list of strings"},
         {LONGBENCH, "qasper", LB("[\"x\", 2]", "null", "3"), "", "answers[1]: expected a string"},
-        {LONGBENCH, "qasper", LB("[]", "[null]", "3"), "",
+        {LONGBENCH, "qasper", LB("[]", "null", "3"), "",
+         "\"answers\": expected one string at least, found an empty list"},
+        {LONGBENCH, "trec", LB("[\"x\"]", "null", "3"), "",
+         "\"all_classes\": expected a list of strings, found null"},
+        {LONGBENCH, "trec", LB("[\"x\"]", "[]", "3"), "",
+         "\"all_classes\": expected one string at least, found an empty list"},
+        {LONGBENCH, "qasper", LB("[\"x\"]", "[null]", "3"), "",
          "all_classes[0]: expected a string, found null"},
-        {LONGBENCH, "qasper", "{\"answers\": [], \"length\": 3}", "",
+        {LONGBENCH, "qasper", "{\"answers\": [\"x\"], \"length\": 3}", "",
          "\"all_classes\": expected a list of strings, found nothing"},
-        {LONGBENCH, "qasper", LB("[]", "[]", "3.5"), "",
+        {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "3.5"), "",
          "\"length\": expected a whole number, found a fraction"},
-        {LONGBENCH, "qasper", LB("[]", "[]", "3"), "{contxt}",
+        {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "3"), "{contxt}",
          "dataset2prompt.json: \"qasper\": {contxt}: expected a field of the data, found none of "
          "that name"},
-        {LONGBENCH, "qasper", LB("[]", "[]", "3"), "{question}", "\"qasper\": {question}"},
-        {LONGBENCH, "qasper", LB("[]", "[]", "3"), "{}",
+        {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "3"), "{question}", "\"qasper\": {question}"},
+        {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "3"), "{}",
          "dataset2prompt.json: \"qasper\": expected"},
+        {INFINITEBENCH, "passkey", IB("[]", "[]"), "", "\"answer\": expected one item at least"},
         {INFINITEBENCH, "passkey", IB("null", "[]"), "", "\"answer\": expected a string, a number"},
         {INFINITEBENCH, "passkey", IB("[1, null]", "[]"), "",
          "answer[1]: expected a string, a number or a list, found null"},
@@ -295,7 +302,7 @@ static void lines_are_refused_by_number(void)
     CHECK(b == NULL, "a number goes into a prompt");
     benchmark_close(b);
     b = open_text(LONGBENCH, "qasper",
-                  "{\"context\": \"a\\u0000b\", \"answers\": [], \"all_classes\": "
+                  "{\"context\": \"a\\u0000b\", \"answers\": [\"\"], \"all_classes\": "
                   "null, \"length\": 3}",
                   "{context}");
     struct text prompt = {0};

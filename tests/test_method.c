@@ -6,6 +6,7 @@
 #include "core/method/decode.h"
 #include "core/task/suite.h"
 #include "tests/check.h"
+#include "tests/runs.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -311,14 +312,6 @@ static int compare_selection(void *ctx, const struct layer_pass *pass)
     return 0;
 }
 
-static double deviation_of(const float *x, size_t n)
-{
-    double sum = 0, squares = 0;
-    for (size_t i = 0; i < n; i++) sum += x[i];
-    for (size_t i = 0; i < n; i++) squares += (x[i] - sum / (double)n) * (x[i] - sum / (double)n);
-    return sqrt(squares / (double)n);
-}
-
 /* Runs CONFIG by the engine, in blocks of the given rows, and by definition. P holds the prefill.
  */
 static void agrees(struct plain *p, const int *ids, const char *text, const int *blocks)
@@ -364,23 +357,6 @@ static void agrees(struct plain *p, const int *ids, const char *text, const int 
     session_close(s);
     method_close(method);
     run_config_free(&config);
-}
-
-/* A random model of eight layers, deeper than the golden ones. */
-static bool deep_model(struct model *m)
-{
-    static const char text[] =
-        "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"vocab_size\": 90,"
-        " \"hidden_size\": 48, \"intermediate_size\": 64, \"num_hidden_layers\": 8,"
-        " \"num_attention_heads\": 6, \"num_key_value_heads\": 2, \"head_dim\": 12,"
-        " \"hidden_act\": \"silu\", \"rms_norm_eps\": 1e-5, \"max_position_embeddings\": 256,"
-        " \"rope_theta\": 10000.0}";
-    const char *path = check_scratch("config.json");
-    FILE *f = fopen(path, "w");
-    const bool ok =
-        f && fputs(text, f) >= 0 && fclose(f) == 0 && model_open_shape(m, path, 5, "cpu") == 0;
-    CHECK(ok, "%s", last_failure());
-    return ok;
 }
 
 static void omnikv_and_window_are_as_defined(void)
@@ -433,7 +409,7 @@ static void omnikv_and_window_are_as_defined(void)
 /* ---- edges */
 
 /* Decodes ids[PREFILL, TOKENS) under TEXT; the nll of each. */
-static void walk(const struct model *m, const int *ids, const char *text, float *nll)
+static void walk_tokens(const struct model *m, const int *ids, const char *text, float *nll)
 {
     struct run_config config;
     const float *logits;
@@ -471,10 +447,10 @@ static void a_budget_for_everything_is_dense(void)
     float dense[STEPS], other[STEPS];
     if (!deep_model(&m)) return;
     for (int i = 0; i < TOKENS; i++) ids[i] = i * 7919 % 90;
-    walk(&m, ids, "{\"model_cls\": \"raw_llama\"}", dense);
+    walk_tokens(&m, ids, "{\"model_cls\": \"raw_llama\"}", dense);
     for (size_t i = 0; i < COUNT_OF(covering); i++) {
         double worst = 0;
-        walk(&m, ids, covering[i], other);
+        walk_tokens(&m, ids, covering[i], other);
         for (int t = 0; t < STEPS; t++) worst = fmax(worst, fabs((double)other[t] - dense[t]));
         CHECK(worst <= CLOSE, "%s: nll off by %.2e", covering[i], worst);
     }

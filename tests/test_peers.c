@@ -356,23 +356,6 @@ static void agrees(struct model *m, const int *ids, const char *text, const int 
     run_config_free(&config);
 }
 
-/* A random model of eight layers. */
-static bool deep_model(struct model *m)
-{
-    static const char text[] =
-        "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"vocab_size\": 90,"
-        " \"hidden_size\": 48, \"intermediate_size\": 64, \"num_hidden_layers\": 8,"
-        " \"num_attention_heads\": 6, \"num_key_value_heads\": 2, \"head_dim\": 12,"
-        " \"hidden_act\": \"silu\", \"rms_norm_eps\": 1e-5, \"max_position_embeddings\": 256,"
-        " \"rope_theta\": 10000.0}";
-    const char *path = check_scratch("config.json");
-    FILE *f = fopen(path, "w");
-    const bool ok =
-        f && fputs(text, f) >= 0 && fclose(f) == 0 && model_open_shape(m, path, 5, "cpu") == 0;
-    CHECK(ok, "%s", last_failure());
-    return ok;
-}
-
 static void methods_are_as_defined(void)
 {
     static const char *const texts[] = {

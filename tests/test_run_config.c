@@ -526,7 +526,7 @@ static void budgets_are_set_for_every_method(void)
         {INFLLM_SMALL, 64, 1,
          "\"n_init\":16,\"n_local\":32,\"block_size\":16,\"topk\":1,\"repr_topk\":4,"
          "\"exc_block_size\":32,\"max_cached_block\":64"},
-        {INFLLM_SMALL, 33, -1, "16 of its first"},
+        {INFLLM_SMALL, 33, -1, "budget of 33 tokens: expected its half to be more than the 16"},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct run_config c, d;

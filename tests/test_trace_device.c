@@ -125,7 +125,7 @@ static void trace_layer(struct step_trace *t, const struct trace_layer *a)
             const double value = t->plan.pool == SCORE_MAX_LOGIT ? l : share;
             sum += weight / H;
             if (!(best >= value)) best = value;
-            if (e >= candidates) behind += weight / H;
+            if (p >= n) behind += weight / H;
         }
         mass[p] = (float)sum;
         score[p] = (float)best;
@@ -312,6 +312,12 @@ int main(void)
     traces_agree("{\"model_cls\": \"multi\", \"do_select_layers\": \"2,5,8\", "
                  "\"num_wait_load_layers\": 1, \"num_of_selected_tokens\": 96, \"real_offload\": "
                  "false, \"selector_cls\": \"softmax_before_last\", \"pool\": \"group\"}",
+                 "mass,score,topk,selected_idx", true, 0);
+    /* tokens of the prompt that are in no whole page are seen beside the list, and a list of H2O's
+     * holds decoded ones: topk_total is of the prompt's, wherever they stand */
+    traces_agree("{\"model_cls\": \"quest\", \"num_of_selected_tokens\": 48}",
+                 "mass,score,topk,selected_idx", true, 0);
+    traces_agree("{\"model_cls\": \"h2o\", \"hh_ratio\": 0.1, \"recent_ratio\": 0.1}",
                  "mass,score,topk,selected_idx", true, 0);
     CHECK(busiest > 1 && busiest <= TRACE_SLOTS, "%d steps on their way at once", busiest);
     failures_are_told();

@@ -63,7 +63,8 @@ int command_main(const char *program, const char *about, const struct command *t
     return 2;
 }
 
-/* A list of sizes or numbers, in place of one given before. */
+/* A list of sizes or numbers, in place of one given before: what a sweep goes through. A number
+ * that stands twice would run, and count, twice. */
 static int take_list(const struct option_spec *o, const char *text)
 {
     struct int_list *sizes = o->kind == OPT_SIZE_LIST ? o->value : NULL;
@@ -77,7 +78,11 @@ static int take_list(const struct option_spec *o, const char *text)
         } else {
             numbers->v = xrealloc(numbers->v, (size_t)(n + 1) * sizeof *numbers->v);
             rc = parse_double(o->name, item, o->min, o->max, &numbers->v[n]);
+            if (rc == 0) numbers->v[n] += 0.0; /* -0 is 0 */
         }
+        for (int i = 0; rc == 0 && i < n; i++)
+            if (sizes ? sizes->v[i] == sizes->v[n] : numbers->v[i] == numbers->v[n])
+                rc = fail("%s: \"%s\" stands twice", o->name, item);
     }
     if (sizes) sizes->n = n;
     if (numbers) numbers->n = n;

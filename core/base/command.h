@@ -30,8 +30,8 @@ enum option_kind {
     OPT_STRING,      /* const char ** */
     OPT_STRINGS,     /* struct strings * */
     OPT_INT_LIST,    /* struct int_list *, each within [min, max] */
-    OPT_SIZE_LIST,   /* the same of sizes: "4K,16K" */
-    OPT_DOUBLE_LIST, /* struct double_list *, each within [min, max] */
+    OPT_SIZE_LIST,   /* sizes: "4K,16K", none twice */
+    OPT_DOUBLE_LIST, /* struct double_list *, each within [min, max], none twice */
 };
 struct strings {
     const char **v; /* freed by the caller; the texts belong to argv */

@@ -78,9 +78,11 @@ int output_close(struct output *o, int rc)
 {
     const char *name = o->path ? o->path : "standard output";
     if (o->f == NULL) return rc;
+    errno = 0; /* a write that failed long ago has left none */
     bool bad = fflush(o->f) != 0 || ferror(o->f);
     if (o->path && fclose(o->f) != 0) bad = true;
-    if (bad && rc == 0) rc = fail("%s: cannot be written: %s", name, strerror(errno));
+    if (bad && rc == 0)
+        rc = fail("%s: cannot be written: %s", name, errno ? strerror(errno) : "a write failed");
     if (o->path) {
         if (rc == 0 && rename(o->temporary, o->path) != 0)
             rc = fail("%s: cannot be written: %s", name, strerror(errno));

@@ -7,7 +7,6 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char usage[] =
     "Usage: okv bench (--model DIR | --shape NAME) [--context 4K,16K,...] [OPTIONS]\n"
@@ -60,7 +59,8 @@ static const char usage[] =
 /* What a run is asked for. */
 struct request {
     struct engine_args engine;
-    const char *context, *budgets, *text, *trace, *dumps, *out;
+    const char *text, *trace, *dumps, *out;
+    struct int_list contexts, budgets;
     struct strings configs, filters;
     int k, steps;
     bool prefill, kernels, peers;
@@ -94,19 +94,12 @@ static char *usual_label(const struct run_config *c, bool device)
                    away ? c->apart ? "+without_pack" : "+offload" : "");
 }
 
-/* Splits LABEL=FILE at its first '='; a name that exists as it stands is a file. */
 static int add_file(struct entries *list, const char *argument, bool device)
 {
-    const char *equals = access(argument, F_OK) == 0 ? NULL : strchr(argument, '=');
     struct entry *e = add(list);
-    if (run_config_load(&e->config, equals ? equals + 1 : argument)) return -1;
-    e->label = equals && equals > argument ? xprintf("%.*s", (int)(equals - argument), argument)
-                                           : usual_label(&e->config, device);
-    if (e->label[0] == '#') /* would make its rows comments */
-        return fail("--config %s: expected a label that does not begin with #", argument);
-    for (const char *s = e->label; *s; s++)
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
-            return fail("--config %s: expected a label without control characters", argument);
+    if (run_config_load(&e->config, config_file(argument)) || config_label(argument, &e->label))
+        return -1;
+    if (e->label == NULL) e->label = usual_label(&e->config, device);
     return 0;
 }
 
@@ -247,18 +240,6 @@ static int choose_methods(struct entries *list, const struct request *r, const s
 
 /* ---- the table */
 
-static int parse_sizes(const char *option, const char *text, struct int_list *list)
-{
-    char *copy = xstrdup(text), *rest = copy;
-    int rc = 0;
-    for (char *item; rc == 0 && (item = strsep(&rest, ",")) != NULL;) {
-        list->v = xrealloc(list->v, (size_t)(list->n + 1) * sizeof *list->v);
-        rc = parse_size(option, item, 1, 1 << 30, &list->v[list->n++]);
-    }
-    free(copy);
-    return rc;
-}
-
 static void print_head(FILE *f, const struct bench *b, int argc, char **argv,
                        const struct request *r)
 {
@@ -320,7 +301,7 @@ static int check_request(const char *name, const struct request *r)
         return usage_error(name, "--peers needs --k 16 at least, a page of quest; found %d", r->k);
     if (!r->trace != !r->dumps)
         return usage_error(name, "--trace FIELDS and --dump STEM go together");
-    if (r->kernels && (r->configs.n || r->filters.n || r->peers || r->budgets || r->prefill ||
+    if (r->kernels && (r->configs.n || r->filters.n || r->peers || r->budgets.n || r->prefill ||
                        r->text || r->trace))
         return usage_error(name,
                            "--kernels runs no method: --config, --filters, --peers, --budgets, "
@@ -332,8 +313,21 @@ static int check_request(const char *name, const struct request *r)
     return 0;
 }
 
-static int run(const struct request *r, struct engine *e, const struct int_list *contexts,
-               const struct int_list *budgets, int argc, char **argv)
+/* The contexts where --context is not given. */
+static void usual_contexts(struct request *r, const struct ops *ops)
+{
+    static const int kernels[] = {4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288};
+    static const int device[] = {4096, 32768, 131072}, host[] = {1024, 2048, 4096, 8192};
+    const int *from = r->kernels ? kernels : ops->device ? device : host;
+    const size_t n = r->kernels    ? COUNT_OF(kernels)
+                     : ops->device ? COUNT_OF(device)
+                                   : COUNT_OF(host);
+    r->contexts.n = (int)n;
+    r->contexts.v = xmalloc(n * sizeof *from);
+    memcpy(r->contexts.v, from, n * sizeof *from);
+}
+
+static int run(const struct request *r, struct engine *e, int argc, char **argv)
 {
     const struct model *m = &e->model;
     struct output out = {0};
@@ -356,14 +350,14 @@ static int run(const struct request *r, struct engine *e, const struct int_list 
     if (output_open(&out, r->out) || m->ops->ceilings(b.rate)) goto done;
     print_head(out.f, &b, argc, argv, r);
     if (r->kernels) {
-        rc = bench_kernels(&b, out.f, contexts->v, contexts->n, r->k);
+        rc = bench_kernels(&b, out.f, r->contexts.v, r->contexts.n, r->k);
         goto done;
     }
     for (int i = 0; i < methods.n; i++)
         fprintf(out.f, "# method %s: %s\n", methods.v[i].label, methods.v[i].config.json);
     bench_columns(out.f);
     for (int i = 0; i < methods.n; i++)
-        if (run_method(&b, out.f, &methods.v[i], contexts, budgets)) goto done;
+        if (run_method(&b, out.f, &methods.v[i], &r->contexts, &r->budgets)) goto done;
     rc = 0;
 
 done:
@@ -380,19 +374,18 @@ done:
 int cmd_bench(int argc, char **argv)
 {
     struct request r = {.k = 2048, .steps = 32, .engine = {.extrapolate = true}};
-    struct int_list contexts = {0}, budgets = {0};
     struct engine e = {0};
     int first, status;
     const struct option_spec options[] = {
         {"--model", OPT_STRING, &r.engine.model, 0, 0},
         {"--shape", OPT_STRING, &r.engine.shape, 0, 0},
         {"--device", OPT_STRING, &r.engine.device, 0, 0},
-        {"--context", OPT_STRING, &r.context, 0, 0},
+        {"--context", OPT_SIZE_LIST, &r.contexts, 1, 1 << 30},
         {"--config", OPT_STRINGS, &r.configs, 0, 0},
         {"--filters", OPT_STRINGS, &r.filters, 0, 0},
         {"--peers", OPT_FLAG, &r.peers, 0, 0},
         {"--k", OPT_INT, &r.k, 1, 1 << 30},
-        {"--budgets", OPT_STRING, &r.budgets, 0, 0},
+        {"--budgets", OPT_SIZE_LIST, &r.budgets, 1, 1 << 30},
         {"--steps", OPT_INT, &r.steps, 1, 100000},
         {"--prefill", OPT_FLAG, &r.prefill, 0, 0},
         {"--text", OPT_STRING, &r.text, 0, 0},
@@ -410,9 +403,6 @@ int cmd_bench(int argc, char **argv)
     }
     if ((status = check_request(argv[0], &r)) != 0) goto done;
     status = 2;
-    if ((r.context && parse_sizes("--context", r.context, &contexts)) ||
-        (r.budgets && parse_sizes("--budgets", r.budgets, &budgets)))
-        goto done;
     for (int i = 0; i < r.filters.n; i++) {
         char *layers;
         int wait;
@@ -422,18 +412,12 @@ int cmd_bench(int argc, char **argv)
     }
     tracer_not_here(argv[0]);
     if ((status = engine_open(&e, argv[0], &r.engine)) != 0) goto done;
-    status = 1;
-    if (r.context == NULL && parse_sizes("--context",
-                                         r.kernels             ? "4K,8K,16K,32K,64K,128K,256K,512K"
-                                         : e.model.ops->device ? "4K,32K,128K"
-                                                               : "1K,2K,4K,8K",
-                                         &contexts))
-        goto done;
-    status = run(&r, &e, &contexts, &budgets, argc, argv) ? 1 : 0;
+    if (r.contexts.n == 0) usual_contexts(&r, e.model.ops);
+    status = run(&r, &e, argc, argv) ? 1 : 0;
 
 done:
-    free(contexts.v);
-    free(budgets.v);
+    free(r.contexts.v);
+    free(r.budgets.v);
     free(r.configs.v);
     free(r.filters.v);
     engine_close(&e);

@@ -1,6 +1,7 @@
 /* bench_point.c - okv bench: one method at one context, and single kernels. */
 #include "core/cmd/bench.h"
 #include "core/base/base.h"
+#include "core/ops/far.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -64,11 +65,11 @@ static int layer_traffic(const struct run_config *c, const struct model *m, int 
     case METHOD_STREAMING:
     case METHOD_INFINITE_LM: {
         const double past = (double)context - f->n_init - f->n_local;
-        const double blocks = f->topk > 0 && past > 0 ? floor(past / f->block_size) : 0;
-        const double used = blocks < f->topk ? blocks : f->topk;
-        tokens = (double)f->n_init + f->n_local + used * f->block_size;
-        if (f->topk > 0 && past > 0) beside = past - blocks * f->block_size; /* no block yet */
-        *chosen_by = blocks * s->H * width * size; /* a key of each query head's */
+        const int blocks = far_blocks(f, context), used = blocks < f->topk ? blocks : f->topk;
+        tokens = (double)f->n_init + f->n_local + (double)used * f->block_size;
+        if (f->topk > 0 && past > 0) /* what is no block yet */
+            beside = past - (double)blocks * f->block_size;
+        *chosen_by = (double)blocks * s->H * width * size; /* a key of each query head's */
         break;
     }
     }

@@ -44,6 +44,26 @@ void engine_close(struct engine *e)
     memset(e, 0, sizeof *e);
 }
 
+const char *config_file(const char *argument)
+{
+    const char *equals = access(argument, F_OK) == 0 ? NULL : strchr(argument, '=');
+    return equals ? equals + 1 : argument;
+}
+
+int config_label(const char *argument, char **label)
+{
+    const char *file = config_file(argument);
+    *label = NULL;
+    if (file <= argument + 1) return 0; /* none, or an empty one */
+    if (argument[0] == '#')             /* would make its rows comments */
+        return fail("--config %s: expected a label that does not begin with #", argument);
+    for (const char *s = argument; s < file; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            return fail("--config %s: expected a label without control characters", argument);
+    *label = xprintf("%.*s", (int)(file - 1 - argument), argument);
+    return 0;
+}
+
 int engine_tokenizer(struct engine *e, bool required)
 {
     if (e->tokenizer) return 0;

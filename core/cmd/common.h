@@ -45,6 +45,14 @@ struct engine {
 int engine_open(struct engine *e, const char *name, const struct engine_args *args);
 void engine_close(struct engine *e);
 
+/* FILE of [LABEL=]FILE, which is split at its first '='; a name that exists as it stands is a file.
+ */
+const char *config_file(const char *argument);
+
+/* LABEL of it, the config's name in a table, in new memory; NULL where there is none. 0, or -1
+ * after fail(): it would break the table. */
+int config_label(const char *argument, char **label);
+
 /* Loads the tokenizer if it is not loaded. REQUIRED: its absence is an error; otherwise a directory
  * without tokenizer.json leaves it NULL. 0, or -1 after fail(). */
 int engine_tokenizer(struct engine *e, bool required);

@@ -124,7 +124,7 @@ int cmd_eval(int argc, char **argv)
         b.out = out;
         b.chat = chat;
         b.max_new = max_new;
-        if (sweep.configs.n) args.config = sweep_file(sweep.configs.v[0]);
+        if (sweep.configs.n) args.config = config_file(sweep.configs.v[0]);
         status = eval_benchmark(argv[0], &args, &b, argc, argv);
     } else if (b.tasks || b.shard || b.max_samples || b.chat_all || b.no_reserve || b.sample_sums) {
         usage_error(argv[0], "--task, --shard, --max-samples, --chat-all, --no-reserve and "
@@ -134,7 +134,7 @@ int cmd_eval(int argc, char **argv)
         sweep.out = out;
         sweep.chat = chat;
         if (max_new) sweep.max_new = max_new;
-        if (sweep.configs.n) args.config = sweep_file(sweep.configs.v[0]);
+        if (sweep.configs.n) args.config = config_file(sweep.configs.v[0]);
         status = (sweep.configs.n > 1 || sweep.budgets.n ? eval_sweep : eval_one)(
             argv[0], &args, &sweep, argc, argv);
     }

@@ -12,9 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ROOM_STEP                                                                                  \
-    1024 /* sessions grow by this many tokens, so that few samples need another one                \
-          */
+/* Sessions grow by this many tokens, so that few samples need another one. */
+#define ROOM_STEP 1024
 
 /* What a task has cost this process. */
 struct cost {

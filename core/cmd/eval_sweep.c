@@ -15,23 +15,11 @@ struct entry {
     struct run_config config; /* as the file says it */
 };
 
-const char *sweep_file(const char *argument)
-{
-    const char *equals = access(argument, F_OK) == 0 ? NULL : strchr(argument, '=');
-    return equals ? equals + 1 : argument;
-}
-
 static int load_entry(struct entry *e, const char *argument)
 {
-    e->path = sweep_file(argument);
-    if (run_config_load(&e->config, e->path)) return -1;
-    e->label = e->path > argument + 1 ? xprintf("%.*s", (int)(e->path - 1 - argument), argument)
-                                      : xstrdup(method_name(e->config.method));
-    if (e->label[0] == '#') /* would make its rows comments */
-        return fail("--config %s: expected a label that does not begin with #", argument);
-    for (const char *s = e->label; *s; s++)
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
-            return fail("--config %s: expected a label without control characters", argument);
+    e->path = config_file(argument);
+    if (run_config_load(&e->config, e->path) || config_label(argument, &e->label)) return -1;
+    if (e->label == NULL) e->label = xstrdup(method_name(e->config.method));
     return 0;
 }
 

@@ -13,10 +13,6 @@ struct sweep_args {
     int max_new;      /* tokens generated for a text-level line */
 };
 
-/* FILE of [LABEL=]FILE, which is split at its first '='; a name that exists as it stands is a file.
- */
-const char *sweep_file(const char *argument);
-
 /* Runs every config at every budget, a method without one once, for subcommand NAME; the model is
  * opened once. The exit status. */
 int eval_sweep(const char *name, const struct engine_args *args, const struct sweep_args *s,

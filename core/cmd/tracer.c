@@ -44,7 +44,7 @@ static int parse_fields(struct tracer *t, const char *list)
         }
         t->options.fields |= 1u << f;
     }
-    if (t->method && t->method->hooks.attend &&
+    if (t->method && t->method->relative &&
         (t->options.fields & (BIT(PREFILL_SCORE) | BIT(REUSE_ERROR)))) {
         fail("--fields: %s: %s attends in a way of its own, for which this field is not defined",
              t->options.fields & BIT(PREFILL_SCORE) ? "prefill_score" : "reuse_error",

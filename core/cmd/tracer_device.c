@@ -75,7 +75,7 @@ static int put_top(struct tracer *t, int step, const struct trace_step *s)
             d->order[i] = s->top[from];
         }
         for (int i = 0; i < TRACE_PARTS; i++) sum += after[i];
-        d->totals[l] = 1 - sum;
+        d->totals[l] = sum > 1 ? 0 : 1 - sum;
         if (dump_put_int(t->writer, DUMP_TOPK_IDX, step, l, d->order, k) ||
             dump_put(t->writer, DUMP_TOPK_MASS, step, l, 0, d->mass, k))
             return -1;
@@ -200,7 +200,7 @@ static int after(void *ctx, const struct layer_pass *p)
     const struct trace_layer layer = {
         .layer = p->layer,
         .view = p->view,
-        .mixed = t->method && t->method->hooks.attend,
+        .mixed = p->view.idx != NULL,
         .seen = {.logits = (float *)p->logits,
                  .lse = (float *)p->lse,
                  .scores = (float *)p->scores,

@@ -119,16 +119,13 @@ static int put_top(struct tracer *t, const struct layer_pass *p, int step)
                 t->picked[(size_t)h * K + i] = logits[(size_t)h * p->span + t->best[i]];
         ops->pool_mass(mass, t->picked, (size_t)K, lse, k, H);
     }
-    /* the candidates hold what the decoded tokens leave */
-    const int first = p->view.idx ? p->view.count[0] : t->n_prefill;
-    const int length = view_length(&p->view, 0, pos);
-    if (t->method && t->method->hooks.attend) { /* list and tail hold tokens of both kinds */
-        for (int i = t->n_prefill; i <= pos; i++) after += t->mass[i];
-    } else {
-        ops->pool_mass(t->picked, logits + first, p->span, lse, length - first, H);
-        for (int i = 0; i < length - first; i++) after += t->picked[i];
-    }
-    t->totals[p->layer] = 1 - after;
+    /* the candidates hold what the decoded tokens leave; of these a list may hold some, and its
+     * tail some of the prompt's */
+    const int first = t->n_prefill, decoded = pos + 1 - first;
+    if (p->view.idx == NULL) ops->pool_mass(t->picked, logits + first, p->span, lse, decoded, H);
+    for (int i = 0; i < decoded; i++) after += p->view.idx ? t->mass[first + i] : t->picked[i];
+    /* where decoded tokens hold everything, rounding must not make it negative */
+    t->totals[p->layer] = after > 1 ? 0 : 1 - after;
 
     if (dump_put_int(t->writer, DUMP_TOPK_IDX, step, p->layer, t->best, k)) return -1;
     return dump_put(t->writer, DUMP_TOPK_MASS, step, p->layer, 0, mass, k);

@@ -67,7 +67,8 @@ static int open_layers(struct h2o *o, const struct session *session, int n)
     budget_of(c, n, &rule.budget, &rule.recent);
     rule.stride = o->base.stride = list_room(c, n, room);
     if (rule.budget + rule.recent < 1)
-        return fail("%s of %d prefill tokens keeps none", c->json, n);
+        return fail("hh_ratio: %g, recent_ratio: %g: of %d prefill tokens that keeps none",
+                    c->heavy, c->heavy_recent, n);
     close_layers(o);
     o->open = true;
     o->n = n;

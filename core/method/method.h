@@ -27,6 +27,7 @@ struct method {
     void (*plan)(const struct method *m, struct session_plan *plan);
 
     bool one_by_one;  /* a step depends on the steps before it: known tokens go one at a time */
+    bool relative;    /* tokens are not seen at the distances they have in the text */
     int full_layers;  /* layers that attend to everything at each step */
     int keep_queries; /* prefill queries the session must keep */
 

@@ -176,7 +176,8 @@ struct method *relative_open(const struct run_config *config, const struct model
                               .begin = begin,
                               .close = close_relative,
                               .plan = plan,
-                              .one_by_one = model->ops->device};
+                              .one_by_one = model->ops->device,
+                              .relative = true};
     r->base.hooks = (struct hooks){
         .ctx = r, .attend = attend, .group = r->rule.topk > 0 ? r->rule.exc_block_size : 0};
     if (model->ops->far_view) r->base.hooks.before = before;

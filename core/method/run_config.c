@@ -160,7 +160,8 @@ int read_name(const char *name, const cJSON *root, const char *key, const char *
     return fail("%s: \"%s\": expected one of %s, found \"%s\"", name, key, list, text);
 }
 
-int read_tokens(const char *name, const cJSON *root, const char *key, double *value)
+/* Reads KEY as a number of tokens: below 1 a fraction of the prompt, from 1 a whole number. */
+static int read_tokens(const char *name, const cJSON *root, const char *key, double *value)
 {
     if (json_double(name, root, key, 0, INT_MAX, value)) return -1;
     if (*value >= 1 && *value != floor(*value))
@@ -402,8 +403,9 @@ static int take_overrides(const char *name, const cJSON *root, struct run_config
             return fail("%s: \"rope_factor\" and \"%s\" both set the position scaling; keep one",
                         name, model_keys[i]);
         if (json_member(c->model_overrides, model_keys[i]))
-            return fail("%s: \"%s\" is set by \"infllm\" too (base, distance_scale); keep one",
-                        name, model_keys[i]);
+            return fail("%s: \"%s\" and \"%s\" both set the rotation; keep one", name,
+                        strcmp(model_keys[i], "rope_theta") == 0 ? "base" : "distance_scale",
+                        model_keys[i]);
         if (c->model_overrides == NULL) c->model_overrides = cJSON_CreateObject();
         cJSON_AddItemToObject(c->model_overrides, model_keys[i], cJSON_Duplicate(item, true));
     }

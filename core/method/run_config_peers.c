@@ -128,7 +128,7 @@ static int read_far(const char *name, const cJSON *o, struct run_config *c)
     if (scale != 1) {
         cJSON *scaling = cJSON_AddObjectToObject(c->model_overrides, "rope_scaling");
         cJSON_AddStringToObject(scaling, "rope_type", "linear");
-        add_number(scaling, "factor", 1 / scale);
+        cJSON_AddNumberToObject(scaling, "factor", 1 / scale); /* read as a number, not as text */
     }
     if (c->model_overrides->child == NULL) {
         cJSON_Delete(c->model_overrides);
@@ -316,7 +316,10 @@ int run_config_set_budget(struct run_config *c, int tokens)
         f->n_local = tokens - f->n_init;
         break;
     case METHOD_INFLLM:
-        if (tokens / 2 <= f->n_init) return fail(few, tokens / 2, f->n_init);
+        if (tokens / 2 <= f->n_init)
+            return fail("a budget of %d tokens: expected its half to be more than the %d first "
+                        "tokens, to leave room for blocks",
+                        tokens, f->n_init);
         f->n_local = tokens / 2;
         if (f->block_size > tokens - f->n_local - f->n_init)
             f->block_size = tokens - f->n_local - f->n_init;

@@ -8,8 +8,6 @@
  * after fail(). */
 int read_name(const char *name, const cJSON *root, const char *key, const char *const *names,
               int *value);
-/* Reads KEY as a number of tokens: below 1 a fraction of the prompt, from 1 a whole number. */
-int read_tokens(const char *name, const cJSON *root, const char *key, double *value);
 /* Refuses KEY when it is true; INSTEAD completes the sentence. */
 int refuse_true(const char *name, const cJSON *root, const char *key, const char *instead);
 /* Adds the shortest decimal that reads back as VALUE. */

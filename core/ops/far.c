@@ -321,9 +321,8 @@ static int make_list(const struct far *f, int *list, int T, int chosen, int pos)
 
 void far_attend_with(struct far *f, int layer, float *out, const float *q, struct kv_layer *kv,
                      int n, int pos0, bool prefill, struct rope_table rope, struct attn_seen seen,
-                     struct attn_view *view, const struct model_config *c, struct scratch *s,
-                     void (*group)(struct far *f, const struct far_group *g,
-                                   const struct model_config *c, struct scratch *s))
+                     struct attn_view *view,
+                     void (*group)(struct far *f, const struct far_group *g))
 {
     const struct far_rule *rule = &f->rule;
     const size_t H = (size_t)f->H, P = (size_t)f->P, L = (size_t)f->L;
@@ -381,7 +380,7 @@ void far_attend_with(struct far *f, int layer, float *out, const float *q, struc
                                        .count = count,
                                        .tail = tail};
         }
-        group(f, &g, c, s);
+        group(f, &g);
         if (g.block_mass) reward_blocks(f, &f->cache[layer], g.chosen, given);
     }
     free(own_lse);
@@ -434,10 +433,8 @@ static void one_row(struct far *f, const struct far_group *g, int r, int h)
     free(logit);
 }
 
-static void plain_group(struct far *f, const struct far_group *g, const struct model_config *c,
-                        struct scratch *s)
+static void plain_group(struct far *f, const struct far_group *g)
 {
-    (void)c, (void)s;
     for (int r = 0; r < g->rows; r++)
         for (int h = 0; h < f->H; h++) one_row(f, g, r, h);
 }
@@ -447,5 +444,6 @@ void far_attend_reference(struct far *f, int layer, float *out, const float *q, 
                           struct attn_seen seen, struct attn_view *view,
                           const struct model_config *c, struct scratch *s)
 {
-    far_attend_with(f, layer, out, q, kv, n, pos0, prefill, rope, seen, view, c, s, plain_group);
+    (void)c, (void)s;
+    far_attend_with(f, layer, out, q, kv, n, pos0, prefill, rope, seen, view, plain_group);
 }

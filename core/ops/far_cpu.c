@@ -272,10 +272,8 @@ static void many_rows(struct far *f, const struct far_group *g)
     free(tile);
 }
 
-static void fast_group(struct far *f, const struct far_group *g, const struct model_config *c,
-                       struct scratch *s)
+static void fast_group(struct far *f, const struct far_group *g)
 {
-    (void)c, (void)s;
     if (g->rows >= FEW_ROWS && g->seen.logits == NULL && g->block_mass == NULL) {
         many_rows(f, g);
         return;
@@ -287,5 +285,6 @@ void far_attend_cpu(struct far *f, int layer, float *out, const float *q, struct
                     int n, int pos0, bool prefill, struct rope_table rope, struct attn_seen seen,
                     struct attn_view *view, const struct model_config *c, struct scratch *s)
 {
-    far_attend_with(f, layer, out, q, kv, n, pos0, prefill, rope, seen, view, c, s, fast_group);
+    (void)c, (void)s;
+    far_attend_with(f, layer, out, q, kv, n, pos0, prefill, rope, seen, view, fast_group);
 }

@@ -55,9 +55,8 @@ struct far_group {
 /* far_attend() of ops.h with GROUP as the attention of each group under one softmax. */
 void far_attend_with(struct far *f, int layer, float *out, const float *q, struct kv_layer *kv,
                      int n, int pos0, bool prefill, struct rope_table rope, struct attn_seen seen,
-                     struct attn_view *view, const struct model_config *c, struct scratch *s,
-                     void (*group)(struct far *f, const struct far_group *g,
-                                   const struct model_config *c, struct scratch *s));
+                     struct attn_view *view,
+                     void (*group)(struct far *f, const struct far_group *g));
 
 /* OUT [P] = the key IN [P] of the token at POS as the list shows it: turned back to position 0, or
  * as it is for streaming. */

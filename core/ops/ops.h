@@ -161,7 +161,7 @@ struct pages {
     int count;               /* whole pages of the prompt; what follows them is always seen */
     int best;                /* pages chosen for each kv head */
     void *bounds;            /* backend memory, [G, count, 2, P or D]: minima, then maxima */
-    float *score;            /* [G, count] scratch of the step */
+    float *score;            /* CUDA: scratch of the step: [G, count], and the best pages */
 };
 
 /* ---- attention that keeps its distances (far.c is the definition): a window of the last tokens,
@@ -254,7 +254,7 @@ struct trace_keep {
 struct trace_layer {
     int layer;
     struct attn_view view;
-    bool mixed; /* its list and its tail both hold tokens of the prompt and decoded ones */
+    bool mixed; /* a list: it and its tail may each hold tokens of the prompt and decoded ones */
     struct attn_seen seen; /* scores: as well where the view is everything and pool is a logit's */
     const float *q, *x, *delta; /* as in struct layer_pass; q stays until the step is over */
     const struct kv_layer *kv;

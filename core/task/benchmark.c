@@ -51,6 +51,13 @@ static int check_line(const struct benchmark_set *s, const char *where, size_t n
     if (!utf8_check(s->line, n, &bad))
         return fail("%s: expected UTF-8, found byte 0x%02x at byte %zu", where,
                     (unsigned char)s->line[bad], bad);
+    if (n >= 3 && memcmp(s->line, "\xef\xbb\xbf", 3) == 0)
+        return fail("%s: expected an object of JSON, found a byte order mark: remove it", where);
+    for (size_t i = 0; i < n; i++) /* cJSON takes them for spaces, and inside strings */
+        if ((unsigned char)s->line[i] < 0x20 && s->line[i] != '\t' && s->line[i] != '\r')
+            return fail("%s: expected control characters to be escaped, found byte 0x%02x at byte "
+                        "%zu",
+                        where, (unsigned char)s->line[i], i);
     while (end > 0 && strchr(" \t\r", s->line[end - 1])) end--;
     if (end == 0) return fail("%s: expected an object of JSON, found an empty line", where);
 
@@ -212,7 +219,8 @@ static int add_value(void *ctx, const char *name, struct text *out)
 
 /* ---- labels */
 
-static int check_strings(const struct line *l, const char *key)
+/* LEAST 0 or 1 strings. */
+static int check_strings(const struct line *l, const char *key, int least)
 {
     const struct span list = member(l, key);
     int n = 0;
@@ -222,7 +230,9 @@ static int check_strings(const struct line *l, const char *key)
     for (struct span v = span_first(list); v.s; v = span_next(list, v), n++)
         if (!span_is(v, '"'))
             return fail("%s: %s[%d]: expected a string, found %s", l->where, key, n, span_kind(v));
-    return 0;
+    return n >= least ? 0
+                      : fail("%s: \"%s\": expected one string at least, found an empty list",
+                             l->where, key);
 }
 
 static void add_words(struct text *out, const char *words)
@@ -233,8 +243,10 @@ static void add_words(struct text *out, const char *words)
 static int label_longbench(const struct line *l, struct text *head, struct text *tail)
 {
     const struct span classes = member(l, "all_classes"), length = member(l, "length");
-    if (check_strings(l, "answers")) return -1;
-    if (!span_is(classes, 'n') && check_strings(l, "all_classes")) return -1;
+    if (check_strings(l, "answers", 1)) return -1;
+    const bool classify = l->set->task->traits & TASK_CLASSES;
+    if ((classify || !span_is(classes, 'n')) && check_strings(l, "all_classes", classify))
+        return -1;
     if (strcmp(span_kind(length), "a whole number") != 0)
         return fail("%s: \"length\": expected a whole number, found %s", l->where,
                     span_kind(length));
@@ -305,6 +317,8 @@ static int label_infinitebench(const struct line *l, int i, struct text *head, s
     if (!span_is(answer, '"') && !span_is(answer, '0') && !span_is(answer, '['))
         return fail("%s: \"answer\": expected a string, a number or a list of them, found %s",
                     l->where, span_kind(answer));
+    if (span_is(answer, '[') && span_first(answer).s == NULL)
+        return fail("%s: \"answer\": expected one item at least, found an empty list", l->where);
     if (span_is(answer, '[')) { /* of math_calc a list in a list */
         for (struct span v = span_first(answer); v.s; v = span_next(answer, v), n++)
             if (!span_is(v, '"') && !span_is(v, '0') && !span_is(v, '['))
@@ -317,7 +331,7 @@ static int label_infinitebench(const struct line *l, int i, struct text *head, s
 
 static int label_two_stage(const struct line *l, struct text *head, struct text *tail)
 {
-    if (check_strings(l, "answers")) return -1;
+    if (check_strings(l, "answers", 1)) return -1;
     add_words(head, "{\"pred\": ");
     add_words(tail, ", \"answers\": ");
     span_dump(tail, member(l, "answers"));
@@ -426,6 +440,7 @@ static int take_config(struct benchmark_set *s, const char *dir, const cJSON *pr
                        const cJSON *lengths)
 {
     const char *text = NULL, *name = s->task->name;
+    size_t bad;
     char *path = path_join(dir, LENGTHS);
     int rc = json_int(path, lengths, name, 1, INT_MAX / 2, &s->max_new);
     if (rc == 0 && s->max_new == 0)
@@ -435,6 +450,9 @@ static int take_config(struct benchmark_set *s, const char *dir, const cJSON *pr
     if (rc == 0) rc = json_string(path, prompts, name, &text);
     if (rc == 0 && text == NULL)
         rc = fail("%s: \"%s\": expected a template, found nothing", path, name);
+    if (rc == 0 && !utf8_check(text, strlen(text), &bad))
+        rc = fail("%s: \"%s\": expected UTF-8, found byte 0x%02x at byte %zu", path, name,
+                  (unsigned char)text[bad], bad);
     s->template_name = xprintf("%s: \"%s\"", path, name);
     if (rc == 0 && (s->template = template_parse(s->template_name, text)) == NULL) rc = -1;
     free(path);

@@ -25,6 +25,7 @@ enum task_trait {
     TASK_CALL = 16,     /* asks for the value of a call: func, func_call */
     TASK_NUMBER = 32,   /* asks for a number of a list: prefix */
     TASK_SUMMARY = 64,  /* sampled by the original */
+    TASK_CLASSES = 128, /* an answer is one of all_classes */
 };
 
 struct benchmark_task {

@@ -85,6 +85,7 @@ int prediction_file_open(struct prediction_file *p, const char *path, int most,
         goto done;
     }
     p->begun = access(path, F_OK) != 0;
+    p->most = most;
     if ((p->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) < 0) {
         fail("%s: cannot be written: %s", path, strerror(errno));
         p->begun = false;
@@ -148,7 +149,7 @@ int prediction_file_close(struct prediction_file *p, int rc)
 {
     if (p->path == NULL) return rc;
     if (p->fd >= 0) {
-        if (p->begun && p->end == 0) unlink(p->path);
+        if (p->begun && p->end == 0 && (p->most > 0 || rc)) unlink(p->path);
         if (close(p->fd) != 0 && rc == 0)
             rc = fail("%s: cannot be written: %s", p->path, strerror(errno));
     }

@@ -12,7 +12,7 @@
 
 struct prediction_file {
     char *path;
-    int fd, lines;
+    int fd, lines, most;
     off_t end;  /* of the last whole line */
     bool begun; /* by this process */
 };
@@ -30,8 +30,8 @@ int prediction_file_open(struct prediction_file *p, const char *path, int most,
 int prediction_file_add(struct prediction_file *p, const struct text *head, const char *s,
                         size_t size, const struct text *tail);
 
-/* Closes P, which may be all zero, and removes a file it made that stayed empty. Returns RC, or -1
- * after fail(). */
+/* Closes P, which may be all zero, and removes a file it made that stayed empty, unless a shard
+ * without samples ends well. Returns RC, or -1 after fail(). */
 int prediction_file_close(struct prediction_file *p, int rc);
 
 #endif

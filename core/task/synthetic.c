@@ -21,8 +21,8 @@ static const char noise[] =
 
 /* What a set consists of at SYNTHETIC_TOKENS. */
 static const struct {
-    int units,
-        least; /* noise lines, pairs, numbers, terms, functions; the fewest that make sense */
+    int units; /* noise lines, pairs, numbers, terms, functions */
+    int least; /* the fewest of them that make sense */
     int lines; /* of the set; 0: by the depths */
 } sizes[] = {
     [SYNTHETIC_PASSKEY] = {5220, 1, 0},        [SYNTHETIC_NUMBER_STRING] = {5220, 1, 0},
@@ -199,8 +199,8 @@ static void write_list(cJSON *line, const struct synthetic *s, int index, struct
     add_text(line, "prompt", prompt);
     add_text(line, "context", context.s);
     add_text(line, "input", ask);
-    cJSON_AddRawToObject(line, "answer",
-                         answer); /* 49.0 stays a fraction, as the scorer needs it */
+    /* 49.0 stays a fraction, as the scorer needs it */
+    cJSON_AddRawToObject(line, "answer", answer);
     passage_free(&context);
     free(prompt);
     free(ask);
