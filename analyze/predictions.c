@@ -321,7 +321,7 @@ static int score_part(struct predictions *p, struct prediction_set *s, int part,
  * shard on, one less. */
 static int check_shards(const struct prediction_set *s)
 {
-    for (int i = 1; i < s->parts && s->part[0].shards; i++) {
+    for (int i = 1; i < s->parts && s->part[0].shards && s->part[0].lines; i++) {
         const struct part *first = &s->part[0], *before = &s->part[i - 1], *x = &s->part[i];
         if (x->lines > before->lines || x->lines < first->lines - 1)
             return fail(

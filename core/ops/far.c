@@ -328,7 +328,7 @@ void far_attend_with(struct far *f, int layer, float *out, const float *q, struc
     const size_t H = (size_t)f->H, P = (size_t)f->P, L = (size_t)f->L;
     int *list = f->list + (size_t)layer * (size_t)f->stride;
     float *own_lse = seen.lse ? NULL : xmalloc((size_t)n * H * sizeof *own_lse);
-    float *given = xcalloc((size_t)rule->topk + 1, sizeof *given);
+    float *given = xcalloc((size_t)f->most + 1, sizeof *given); /* of the chosen blocks */
 
     if (n > f->rows) {
         f->rows = n;
