@@ -186,12 +186,14 @@ static void print_tables(FILE *f, int argc, char **argv, const struct prediction
             print_percent(f, s->by_length ? bucket_percent(s, &buckets[b], &n) : NAN);
         fputc('\n', f);
     }
-    fputs("\nrun\taverage\ttasks\tof\tscore\n", f);
+    bool head = false;
     for (int i = 0; i < p->sets; i++) {
         const struct prediction_set *s = &p->set[i];
         struct average a[MOST_AVERAGES];
         if (!starts_averages(p, i)) continue;
         const int n = averages(p, s->run, s->by_length, s->task->benchmark, a);
+        if (n > 0 && !head) fputs("\nrun\taverage\ttasks\tof\tscore\n", f);
+        head = head || n > 0;
         for (int k = 0; k < n; k++) {
             fprintf(f, "%s\t%s%s\t%d\t%d", s->run, a[k].name, s->by_length ? " (E)" : "",
                     a[k].found, a[k].all);

@@ -27,8 +27,10 @@ struct engine_args {
         "--allow-extrapolation", OPT_FLAG, &(a).extrapolate, 0, 0                                  \
     }
 #define ENGINE_USAGE                                                                               \
+    "  --config FILE   how to decode: the original's JSON keys (docs/config.md) "                  \
+    "[dense]\n" ENGINE_USAGE_BUT_CONFIG
+#define ENGINE_USAGE_BUT_CONFIG                                                                    \
     "  --model DIR     Hugging Face checkpoint: config.json, *.safetensors, tokenizer.json\n"      \
-    "  --config FILE   how to decode: the original's JSON keys (docs/config.md) [dense]\n"         \
     "  --device NAME   cpu, cuda or cuda:N [the first CUDA device where there is one]\n"           \
     "  --threads N     CPU threads; results do not depend on it [all cores]\n"                     \
     "  --allow-extrapolation  go past the length the model was trained for\n"

@@ -27,8 +27,9 @@ static const char usage[] =
     "judged tokens. Several --config, or --budgets, give one table of all of them: method, "
     "budget,\n"
     "task, correct, total, accuracy, low and high (Wilson's interval at 95 %), "
-    "nll.\n\n" ENGINE_USAGE
-    "  --config [LABEL=]FILE  may be repeated; LABEL is its name in the table [its method]\n"
+    "nll.\n\n" ENGINE_USAGE_BUT_CONFIG "  --config [LABEL=]FILE  how to decode: the original's "
+                                       "JSON keys (docs/config.md) [dense]; may be\n"
+    "                  repeated, LABEL is its name in the table [its method]\n"
     "  --budgets N,... tokens of the prompt that each method keeps or selects, such as 32,64,1K, "
     "in\n"
     "                  place of the config's own; a method without a budget runs once\n"
