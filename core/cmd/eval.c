@@ -28,7 +28,7 @@ static const char usage[] =
     "budget,\n"
     "task, correct, total, accuracy, low and high (Wilson's interval at 95 %), "
     "nll.\n\n" ENGINE_USAGE_BUT_CONFIG "  --config [LABEL=]FILE  how to decode: the original's "
-                                       "JSON keys (docs/config.md) [dense]; may be\n"
+    "JSON keys (docs/config.md) [dense]; may be\n"
     "                  repeated, LABEL is its name in the table [its method]\n"
     "  --budgets N,... tokens of the prompt that each method keeps or selects, such as 32,64,1K, "
     "in\n"
