@@ -218,7 +218,7 @@ static void compact_is_right(struct rng *r, const struct shape *s, int k, int fi
     float *given, *given_mass;
     float *score = xmalloc((size_t)k * 4), *mass = xmalloc((size_t)k * 4), parts[CUDA_TRACE_PARTS];
     int *idx = xmalloc((size_t)k * sizeof *idx), bad = 0;
-    double want_mass, want_score, off[2], worst = 0, tail = 0, sum = 0;
+    double want_mass, want_score, off[2], worst = 0, tail = 0, sum = 0, size = 0;
     make_layer(&l, r, s);
     for (int i = 0; i < k; i++) idx[i] = (int)rng_below(r, (uint32_t)first);
     const struct cuda_trace_compact a = {
@@ -239,19 +239,21 @@ static void compact_is_right(struct rng *r, const struct shape *s, int k, int fi
     for (int i = 0; i < k; i++) bad += score[i] != given[idx[i]] || mass[i] != given_mass[idx[i]];
     CHECK(bad == 0, "k %d: %d values are not the given ones", k, bad);
 
-    const int from = s->sets ? s->tail : first;
-    for (int p = from; p <= s->pos; p++) {
-        define(&l, p, &want_mass, &want_score, off);
-        tail += want_mass;
+    const double n = (double)s->H * (s->pos + 1 - first) + 40;
+    for (int p = first; p <= s->pos; p++) {
+        tail += given_mass[p];
+        size += fabs(given_mass[p]);
     }
     for (int i = 0; i < CUDA_TRACE_PARTS; i++) sum += parts[i];
-    const double n = (double)s->H * (s->pos + 1 - from) + 40;
-    CHECK(fabs(sum - tail) <= n * u * tail, "H %d pos %d from %d: tail %g, want %g", s->H, s->pos,
-          from, sum, tail);
+    CHECK(fabs(sum - tail) <= n * u * size, "H %d pos %d from %d: tail %g, want %g", s->H, s->pos,
+          first, sum, tail);
 
-    if (s->sets == 0) { /* nothing given */
-        own.given = own.given_mass = NULL;
+    own.given = own.given_mass = NULL;
+    if (s->sets) {
+        CHECK(cuda_trace_compact(&own, 0) == -1, "a list and no mass by position");
+    } else { /* nothing given */
         CHECK(cuda_trace_compact(&own, 0) == 0, "%s", last_failure());
+        gpu_get(parts, own.parts, sizeof parts);
         gpu_get(score, own.score, (size_t)k * 4);
         gpu_get(mass, own.mass, (size_t)k * 4);
         for (int i = 0; i < k; i++) {
@@ -259,6 +261,14 @@ static void compact_is_right(struct rng *r, const struct shape *s, int k, int fi
             worst = fmax(worst, gap(mass[i], want_mass, off[0], false));
             bad += score[i] != (float)want_score;
         }
+        sum = tail = 0;
+        for (int p = first; p <= s->pos; p++) {
+            define(&l, p, &want_mass, &want_score, off);
+            tail += want_mass;
+        }
+        for (int i = 0; i < CUDA_TRACE_PARTS; i++) sum += parts[i];
+        CHECK(fabs(sum - tail) <= n * u * tail, "H %d pos %d: own tail %g, want %g", s->H, s->pos,
+              sum, tail);
         CHECK(bad == 0 && worst <= 1, "H %d k %d: %d scores differ, mass %g times the bound off",
               s->H, k, bad, worst);
     }

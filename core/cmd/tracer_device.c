@@ -200,7 +200,6 @@ static int after(void *ctx, const struct layer_pass *p)
     const struct trace_layer layer = {
         .layer = p->layer,
         .view = p->view,
-        .mixed = p->view.idx != NULL,
         .seen = {.logits = (float *)p->logits,
                  .lse = (float *)p->lse,
                  .scores = (float *)p->scores,

@@ -393,9 +393,8 @@ struct cuda_trace_compact {
     int k;
     float *score, *mass;             /* [k] out */
     const float *given, *given_mass; /* by position; NULL: the largest logit, the mean weight */
-    bool mixed;   /* lists: the weight of the positions from FIRST on, of GIVEN_MASS, in parts */
     float *parts; /* [CUDA_TRACE_PARTS] out: their sum is the weight, as the mean over the heads, of
-                   * the entries from FIRST on, or behind the list */
+                   * the positions from FIRST on */
     int first;
 };
 int cuda_trace_compact(const struct cuda_trace_compact *a, cudaStream_t stream);

@@ -412,7 +412,6 @@ void cuda_trace_layer(struct step_trace *t, const struct trace_layer *a)
                                          .k = p->top,
                                          .given = made ? t->score : NULL,
                                          .given_mass = listed ? t->mass : NULL,
-                                         .mixed = listed && a->mixed,
                                          .first = p->n_prefill};
     if (p->top && !late) {
         const size_t first = layer * (size_t)p->top;

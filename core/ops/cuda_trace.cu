@@ -268,24 +268,23 @@ static __device__ void compact_positions(const struct cuda_trace_compact &a, int
 static __device__ void weigh_tail(const struct cuda_trace_compact &a, int part)
 {
     const struct cuda_seen &s = a.seen;
-    const bool entries = s.idx && !a.mixed;
-    const int pos = __ldcg(s.pos), first = entries ? __ldcg(s.count) : a.first;
-    const int n = pos + 1 - (entries ? __ldcg(s.tail) : a.first);
+    const int end = __ldcg(s.pos) + 1, step = CUDA_TRACE_PARTS * THREADS;
     float sum = 0;
-    for (int i = part * THREADS + (int)threadIdx.x; a.mixed && i < n;
-         i += CUDA_TRACE_PARTS * THREADS)
-        sum += __ldcg(a.given_mass + first + i) * (float)s.H;
-    for (int i = part * THREADS + (int)threadIdx.x; !a.mixed && i < n;
-         i += CUDA_TRACE_PARTS * THREADS)
+    for (int p = a.first + part * THREADS + (int)threadIdx.x; p < end; p += step) {
+        if (a.given_mass) {
+            sum += __ldcg(a.given_mass + p) * (float)s.H;
+            continue;
+        }
         for (int h = 0; h < s.H; h += AHEAD) {
             float x[AHEAD];
 #pragma unroll
             for (int j = 0; j < AHEAD; j++)
-                if (h + j < s.H) x[j] = __ldcg(s.logits + (h + j) * s.span + first + i);
+                if (h + j < s.H) x[j] = __ldcg(s.logits + (h + j) * s.span + p);
 #pragma unroll
             for (int j = 0; j < AHEAD; j++)
                 if (h + j < s.H) sum += expf(x[j] - __ldcg(s.lse + h + j));
         }
+    }
     sum = block_sum(sum);
     if (threadIdx.x == 0) a.parts[part] = sum / (float)s.H;
 }
@@ -309,6 +308,8 @@ int cuda_trace_compact(const struct cuda_trace_compact *a, cudaStream_t stream)
     if (check_seen(&a->seen, "compact trace")) return -1;
     if (a->k < 1 || a->first < 0)
         return fail("compact trace: %d positions, tail from %d", a->k, a->first);
+    if (a->seen.idx && a->given_mass == NULL)
+        return fail("compact trace: logits of a list do not stand by position");
     return launch(compact_kernel, dim3((unsigned)((a->k + warps - 1) / warps + CUDA_TRACE_PARTS)),
                   dim3(THREADS), 0, stream, *a);
 }

@@ -254,7 +254,6 @@ struct trace_keep {
 struct trace_layer {
     int layer;
     struct attn_view view;
-    bool mixed; /* a list: it and its tail may each hold tokens of the prompt and decoded ones */
     struct attn_seen seen; /* scores: as well where the view is everything and pool is a logit's */
     const float *q, *x, *delta; /* as in struct layer_pass; q stays until the step is over */
     const struct kv_layer *kv;
