@@ -10,14 +10,10 @@
  *
  * Source: Dao 2023 (FlashAttention-2), algorithm 1; Xiao et al. 2024 (InfLLM), section 3.
  */
-#include "core/ops/cuda_mma.cuh"
+#include "core/ops/cuda_flash.cuh"
 extern "C" {
 #include "core/ops/cuda_far.h"
 }
-
-#include <math.h>
-
-static const float ln_2 = 0.6931471805599453f;
 
 /* ROWS rows of D values to shared memory as load_rows() puts them: rows IDX[0 ..] of FROM, or
  * (NULL) rows SKIP .. of it. */
@@ -38,39 +34,6 @@ static __device__ __forceinline__ void load_listed(uint32_t to, const char *from
     }
 }
 
-/* As weigh() of cuda_prefill.cu, of rows that may have seen nothing so far. */
-template <class T, int KEYS>
-static __device__ __forceinline__ bool weigh(uint32_t (*p)[KEYS / 16][4], float (*s)[KEYS / 8][4],
-                                             float (*top)[2], float (*sum)[2], float (*scale)[2],
-                                             float unit)
-{
-    bool moved = false;
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) { /* rows g and g + 8 */
-            float best = top[i][half], added = 0;
-#pragma unroll
-            for (int t = 0; t < KEYS / 8; t++)
-                best = fmaxf(best, fmaxf(s[i][t][2 * half], s[i][t][2 * half + 1]));
-            best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
-            best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
-            moved |= best != top[i][half];
-            const float from = best == -INFINITY ? 0 : best, shift = from * unit;
-            scale[i][half] = exp_2((top[i][half] - from) * unit);
-            top[i][half] = best;
-#pragma unroll
-            for (int t = 0; t < KEYS / 8; t++) {
-                const float a = exp_2(fmaf(s[i][t][2 * half], unit, -shift));
-                const float b = exp_2(fmaf(s[i][t][2 * half + 1], unit, -shift));
-                added += a + b;
-                p[i][t / 2][t % 2 * 2 + half] = pack<T>(a, b);
-            }
-            sum[i][half] = sum[i][half] * scale[i][half] + added;
-        }
-    return __any_sync(0xffffffffu, moved);
-}
-
 /* Entries of the list that the row at POS sees. */
 static __device__ __forceinline__ int listed_at(const struct cuda_far_attention &a, int pos)
 {
@@ -84,7 +47,6 @@ static __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS)
     attend(const struct cuda_far_attention a, float unit)
 {
     constexpr int row = 2 * D, tile = KEYS * row, queries = 32 * WARPS, threads = 32 * WARPS;
-    constexpr bool hold = D == 64; /* the queries fit into registers beside the sums */
     extern __shared__ __align__(1024) char shared[];
     const uint32_t base = (uint32_t)__cvta_generic_to_shared(shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, h = blockIdx.x;
@@ -99,15 +61,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS)
     const char *list_v = (const char *)a.list_v + g * a.list_room * row;
     const size_t q_from = first * stride + (size_t)h * row;
 
-    /* what a lane addresses in a fragment: in Q and V rows first, in K chunks first */
-    const uint32_t turn = lane & 7, across = lane / 8 % 2 * 8 + turn, down = lane / 16 * 8 + turn;
-    const uint32_t q_at = base + (32 * warp + across) * line + ((lane / 16 ^ turn) << 4);
-    const uint32_t k_at = base + queries * row + down * line + ((lane / 8 % 2 ^ turn) << 4);
-    const uint32_t v_at = base + queries * row + tile + across * line + ((lane / 16 ^ turn) << 4);
-
-    float o[2][D / 8][4] = {}, top[2][2], sum[2][2] = {};
-    uint32_t q[2][hold ? D / 16 : 1][4];
-    for (int i = 0; i < 4; i++) top[i / 2][i % 2] = -INFINITY;
+    flash<D, queries, KEYS> f;
 
     /* tile I of both runs to the place at TO */
     auto load_tile = [&](int i, uint32_t to) {
@@ -122,6 +76,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS)
             load_rows<D, KEYS, threads>(to + tile, v + (size_t)key * row, row, left);
         }
     };
+    flash_start(f, base);
     load_rows<D, queries, threads>(base, (const char *)(tiles_listed ? a.q_far : a.q) + q_from,
                                    stride, a.n - first);
     load_tile(0, base + queries * row);
@@ -135,13 +90,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS)
             copy_async_wait();
             __syncthreads();
         }
-        if (hold && (i == 0 || i == tiles_listed)) {
-#pragma unroll
-            for (int c = 0; c < D / 16; c++)
-                for (int j = 0; j < 2; j++)
-                    load_matrices(q[j][hold ? c : 0],
-                                  (q_at ^ c % 4 << 5) + (c / 4 * queries + j * 16) * line);
-        }
+        if (i == 0 || i == tiles_listed) flash_queries(f);
         const bool in_list = i < tiles_listed;
         const int key = in_list ? i * KEYS : begin + (i - tiles_listed) * KEYS;
         const int pos = a.pos0 + mine; /* of the warp's first row */
@@ -151,22 +100,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS)
             continue; /* no row of this warp sees it */
 
         float s[2][KEYS / 8][4] = {};
-#pragma unroll
-        for (int c = 0; c < D / 16; c++) {
-            if (!hold)
-                for (int j = 0; j < 2; j++)
-                    load_matrices(q[j][0], (q_at ^ c % 4 << 5) + (c / 4 * queries + j * 16) * line);
-#pragma unroll
-            for (int t = 0; t < KEYS / 16; t++) {
-                uint32_t b[4];
-                load_matrices(b, ((k_at + here) ^ c % 4 << 5) + (c / 4 * KEYS + t * 16) * line);
-#pragma unroll
-                for (int j = 0; j < 2; j++) {
-                    multiply<T>(s[j][2 * t], q[j][hold ? c : 0], b[0], b[1]);
-                    multiply<T>(s[j][2 * t + 1], q[j][hold ? c : 0], b[2], b[3]);
-                }
-            }
-        }
+        flash_scores<T>(f, s, here);
         /* where not all rows of the warp see all of it: [low, high) of a row's keys are seen */
         if (in_list ? key + KEYS > listed_at(a, pos)
                     : key + KEYS - 1 > pos || key <= pos + 31 - a.n_local) {
@@ -186,59 +120,9 @@ static __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS)
                         }
                 }
         }
-
-        uint32_t p[2][KEYS / 16][4];
-        float scale[2][2];
-        if (weigh<T, KEYS>(p, s, top, sum, scale, unit)) {
-#pragma unroll
-            for (int j = 0; j < 2; j++)
-#pragma unroll
-                for (int t = 0; t < D / 8; t++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) o[j][t][e] *= scale[j][e / 2];
-        }
-#pragma unroll
-        for (int c = 0; c < KEYS / 16; c++)
-#pragma unroll
-            for (int t = 0; t < D / 16; t++) {
-                uint32_t b[4];
-                load_transposed(b, ((v_at + here) ^ t % 4 << 5) + (t / 4 * KEYS + c * 16) * line);
-#pragma unroll
-                for (int j = 0; j < 2; j++) {
-                    multiply<T>(o[j][2 * t], p[j][c], b[0], b[1]);
-                    multiply<T>(o[j][2 * t + 1], p[j][c], b[2], b[3]);
-                }
-            }
+        flash_add<T, true>(f, s, here, unit);
     }
-    if (mine >= a.n) return;
-
-    /* Through the place of the warp's own queries, so that whole rows are written. */
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int r = 16 * i + 8 * half + lane / 4;
-            float all = sum[i][half];
-            all += __shfl_xor_sync(0xffffffffu, all, 1);
-            all += __shfl_xor_sync(0xffffffffu, all, 2);
-            if (lane % 4 == 0 && mine + r < a.n)
-                a.lse[(size_t)(mine + r) * a.H + h] = top[i][half] * unit * ln_2 + logf(all);
-            const float share = 1 / all;
-            char *at = shared + (32 * warp + r) * line + lane % 4 * 4;
-#pragma unroll
-            for (int t = 0; t < D / 8; t++)
-                *(uint32_t *)(at + t / 8 * queries * line + ((t % 8 ^ (r & 7)) << 4)) =
-                    pack<T>(o[i][t][2 * half] * share, o[i][t][2 * half + 1] * share);
-        }
-    __syncwarp();
-    for (int i = lane; i < 32 * (D / 8); i += 32) {
-        const int r = i / (D / 8), chunk = i % (D / 8);
-        if (mine + r < a.n)
-            *(uint4 *)((char *)a.out + (mine + r) * stride + (size_t)h * row + chunk * 16) =
-                *(uint4 *)(shared + (chunk / 8 * queries + 32 * warp + r) * line +
-                           ((chunk % 8 ^ (r & 7)) << 4));
-    }
+    if (mine < a.n) flash_end<T>(f, shared, a.out, a.lse, mine, a.n, h, a.H, unit);
 }
 
 template <class T, int D, int WARPS, int KEYS>
