@@ -6,12 +6,12 @@
 
 /* Reads KEY as one of the NULL-terminated NAMES; absent leaves *VALUE as it is. All return 0, or -1
  * after fail(). */
-int read_name(const char *name, const cJSON *root, const char *key, const char *const *names,
-              int *value);
+int run_config_name(const char *name, const cJSON *root, const char *key, const char *const *names,
+                    int *value);
 /* Refuses KEY when it is true; INSTEAD completes the sentence. */
-int refuse_true(const char *name, const cJSON *root, const char *key, const char *instead);
+int run_config_refuse(const char *name, const cJSON *root, const char *key, const char *instead);
 /* Adds the shortest decimal that reads back as VALUE. */
-void add_number(cJSON *object, const char *key, double value);
+void run_config_add(cJSON *object, const char *key, double value);
 
 /* Keys of infllm, streaming and infinite-lm: the `model` section of the original's YAML. */
 #define FAR_KEYS                                                                                   \
@@ -21,7 +21,7 @@ void add_number(cJSON *object, const char *key, double value);
         "faiss", "perhead"
 
 /* The keys of h2o, quest, tidal, infllm, streaming and infinite-lm; and back. */
-int read_peers(const char *name, const cJSON *root, struct run_config *c);
-void write_peers(cJSON *object, const struct run_config *c);
+int run_config_read_peers(const char *name, const cJSON *root, struct run_config *c);
+void run_config_write_peers(cJSON *object, const struct run_config *c);
 
 #endif
