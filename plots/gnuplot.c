@@ -146,6 +146,9 @@ static int run(const struct drawing *d, char *settings, char *script, const char
         goto done;
     }
     fflush(NULL);
+    /* a locale without UTF-8 makes gnuplot 6 complain; one with decimal commas would change labels
+     */
+    setenv("LC_ALL", "C.UTF-8", 1);
     if ((pid = fork()) < 0) {
         fail("gnuplot: cannot be started: %s", strerror(errno));
         goto done;
@@ -230,7 +233,7 @@ static int put_svg(FILE *f, const char *text, const struct drawing *d)
 }
 
 /* Sets the digits of the PDF's creation date to the beginning of 1970: the same figure is the
- * same file. */
+ * same file. From cairo 1.18 on the date is within a compressed stream, and stays. */
 static void fix_date(char *pdf, size_t size)
 {
     static const char key[] = "/CreationDate (D:", zero[] = "19700101000000";
