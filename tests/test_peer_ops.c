@@ -189,6 +189,102 @@ static void steps_keep_what_a_choice_among_all_would(void)
     }
 }
 
+/* Keys stand at their own positions already, so what the rows of a segment see is a shorter cache:
+ * the list, then what follows it, plainly causal. CUDA attends so. */
+static void segments_see_a_shorter_cache(void)
+{
+    const struct ops *const backends[] = {ops_cpu(NULL), ops_reference()}, *plain = backends[1];
+    struct rng r;
+    rng_seed(&r, 33);
+    for (int i = 0; i < 60; i++) {
+        const int G = 1 + (int)rng_below(&r, 3), R = 1 + (int)rng_below(&r, 4), D = 16;
+        const int n = 30 + (int)rng_below(&r, 60), budget = (int)rng_below(&r, 15);
+        const int segment = 1 + (int)rng_below(&r, 40), pass = 1 + (int)rng_below(&r, 50);
+        const struct model_config c = {.H = G * R, .G = G, .D = D};
+        struct heavy h = open_heavy(&c, budget, (int)rng_below(&r, 15) + !budget, n, false);
+        const size_t H = (size_t)c.H, row = H * (size_t)D, head = 128 * (size_t)D;
+        float *q = random_floats(&r, (size_t)n * row), *k = random_floats(&r, (size_t)G * head);
+        float *v = random_floats(&r, (size_t)G * head);
+        const struct kv_layer kv = {.k = k, .v = v, .room = 128};
+        const struct kv_layer shorter = {.k = xcalloc((size_t)G * head, sizeof *k),
+                                         .v = xcalloc((size_t)G * head, sizeof *v),
+                                         .room = 128};
+        float *out[2] = {xcalloc((size_t)n * row, sizeof *q), xcalloc((size_t)n * row, sizeof *q)};
+        float *lse[2] = {xcalloc((size_t)n * H, sizeof *q), xcalloc((size_t)n * H, sizeof *q)};
+        float *columns = xcalloc(H * (size_t)n, sizeof *columns);
+        float *want = xcalloc(H * (size_t)n, sizeof *want), *own = xmalloc(H * 128 * sizeof *own);
+        struct scratch s = {0}, beside = {0};
+        double worst = 0;
+        h.kept.ops = backends[i % 2];
+        for (int pos = 0, rows; pos < n; pos += rows) {
+            const int left[] = {segment - pos % segment, pass - pos % pass, n - pos};
+            rows = left[0] < left[1] ? left[0] : left[1];
+            rows = rows < left[2] ? rows : left[2];
+            if (pos > 0 && pos % segment == 0) h.kept.ops->heavy_keep(&h, pos, &c);
+            const int pos0 = pos / pass * pass, count = h.kept.count[0], tail = h.kept.tail[0];
+            const size_t of_pass = (size_t)pos0;
+            const struct heavy_rows a = {.rows = n - pos0 < pass ? n - pos0 : pass,
+                                         .pos0 = pos0,
+                                         .from = pos - pos0,
+                                         .n = rows,
+                                         .q = q + of_pass * row,
+                                         .out = out[0] + of_pass * row,
+                                         .lse = lse[0] + of_pass * H,
+                                         .columns = i % 3 ? columns : NULL,
+                                         .columns_span = (size_t)n,
+                                         .beside = &beside};
+            h.kept.ops->heavy_attend(&h, &a, &kv, &c, &s);
+
+            const int at = count + pos - tail, end = at + rows; /* in the shorter cache */
+            for (int j = 0; j < G * end; j++) {
+                const int *idx = h.kept.idx + j / end * h.kept.rule.stride;
+                const int t = j % end < count ? idx[j % end] : tail + j % end - count;
+                const size_t to = (size_t)(j / end) * head + (size_t)(j % end * D);
+                memcpy(shorter.k + to, k + (size_t)(j / end) * head + (size_t)(t * D),
+                       (size_t)D * sizeof *k);
+                memcpy(shorter.v + to, v + (size_t)(j / end) * head + (size_t)(t * D),
+                       (size_t)D * sizeof *v);
+            }
+            memset(own, 0, H * 128 * sizeof *own);
+            plain->attend_all(out[1] + (size_t)pos * row, q + (size_t)pos * row, &shorter, rows, at,
+                              &c, lse[1] + (size_t)pos * H, &s);
+            plain->attn_columns(own, 128, q + (size_t)pos * row, lse[1] + (size_t)pos * H, &shorter,
+                                rows, at, &c, &s);
+            for (int j = 0; j < c.H * end; j++) {
+                const int *idx = h.kept.idx + j / end / R * h.kept.rule.stride;
+                want[j / end * n + (j % end < count ? idx[j % end] : tail + j % end - count)] +=
+                    own[j / end * 128 + j % end];
+            }
+        }
+        for (size_t j = 0; j < (size_t)n * row; j++)
+            worst = fmax(worst, fabs((double)out[0][j] - out[1][j]));
+        for (size_t j = 0; j < (size_t)n * H; j++)
+            worst = fmax(worst, fabs((double)lse[0][j] - lse[1][j]));
+        for (size_t j = 0; j < (size_t)n * H; j++) {
+            const float sum = h.sums[j / (size_t)n * h.span + j % (size_t)n];
+            worst = fmax(worst, fabs((double)sum - want[j]) / (1 + want[j]));
+            if (i % 3) CHECK(columns[j] == sum, "columns[%zu]: %g, %g", j, columns[j], sum);
+        }
+        CHECK(worst <= 1e-5, "%s G %d R %d n %d segment %d pass %d: off by %.2e", h.kept.ops->name,
+              G, R, n, segment, pass, worst);
+        h.kept.ops->heavy_close(&h);
+        scratch_free(&s);
+        scratch_free(&beside);
+        free(shorter.k);
+        free(shorter.v);
+        free(q);
+        free(k);
+        free(v);
+        for (int j = 0; j < 2; j++) {
+            free(out[j]);
+            free(lse[j]);
+        }
+        free(columns);
+        free(want);
+        free(own);
+    }
+}
+
 /* ---- Quest's bounds */
 
 static void bounds_hold_and_best_pages_are_chosen(void)
@@ -282,6 +378,7 @@ int main(void)
         heavy_by_hand();
         steps_by_hand();
         steps_keep_what_a_choice_among_all_would();
+        segments_see_a_shorter_cache();
         bounds_hold_and_best_pages_are_chosen();
     }
     return check_report("test_peer_ops");

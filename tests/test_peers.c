@@ -498,6 +498,79 @@ static void segments_do_not_depend_on_passes(void)
     model_close(&m);
 }
 
+/* ---- a backend that records steps: this one runs them all */
+
+static struct {
+    int asked, kept;
+    bool recording;
+} steps;
+
+static bool no_replay(struct step_graph *g)
+{
+    steps.asked++;
+    steps.recording = g->warm;
+    return false;
+}
+
+static void was_recorded(struct step_graph *g, bool failed)
+{
+    g->warm = !failed;
+    steps.recording = false;
+}
+
+static void free_graph(struct step_graph *g)
+{
+    *g = (struct step_graph){0};
+}
+
+static void count_keep(struct heavy *h, int n, const struct model_config *c)
+{
+    CHECK(!steps.recording, "the choice after %d tokens is recorded", n);
+    steps.kept++;
+    heavy_keep(h, n, c);
+}
+
+/* A dense first step is not taken for the steps after it, and the choice that follows it belongs to
+ * no step that comes again; also where a session has decoded another prompt before. */
+static void a_dense_first_step_is_not_recorded(void)
+{
+    struct model m;
+    struct run_config config;
+    const float *logits;
+    int ids[TOKENS] = {0};
+    if (!deep_model(&m)) return;
+    struct ops recording = *m.ops;
+    recording.replay = no_replay;
+    recording.recorded = was_recorded;
+    recording.graph_free = free_graph;
+    recording.heavy_keep = count_keep;
+    m.ops = &recording;
+    CHECK(run_config_parse(&config, "config",
+                           "{\"model_cls\": \"h2o\", \"hh_ratio\": 0.2, \"recent_ratio\": 0.2,"
+                           " \"first_step_dense\": true}") == 0,
+          "%s", last_failure());
+    struct method *method = method_open(&config, &m);
+    struct session *s = session_open(&m, &(struct session_plan){.room = TOKENS});
+    for (int round = 0; round < 2; round++) {
+        steps.asked = steps.kept = 0;
+        CHECK(method_prefill(method, s, ids, PREFILL, NULL, &logits) == 0 &&
+                  method_begin(method, s) == 0,
+              "%s", last_failure());
+        for (int step = 0; step < 4; step++) {
+            CHECK(forward(s, ids, 1, false, &method->hooks, NULL, LOGITS_LAST, &logits) == 0, "%s",
+                  last_failure());
+            CHECK(steps.asked == step && steps.kept == (step > 0) * L,
+                  "step %d: %d asked for, %d choices", step, steps.asked, steps.kept);
+        }
+    }
+    session_close(s);
+    method_close(method);
+    run_config_free(&config);
+    model_close(&m);
+}
+
+/* ---- what is refused, and a method used twice */
+
 static void edges(void)
 {
     struct model m;
@@ -567,6 +640,7 @@ int main(void)
     methods_are_as_defined();
     a_budget_for_everything_is_dense();
     segments_do_not_depend_on_passes();
+    a_dense_first_step_is_not_recorded();
     edges();
     return check_report("test_peers");
 }

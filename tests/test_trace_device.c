@@ -319,6 +319,12 @@ int main(void)
                  "mass,score,topk,selected_idx", true, 0);
     traces_agree("{\"model_cls\": \"h2o\", \"hh_ratio\": 0.1, \"recent_ratio\": 0.1}",
                  "mass,score,topk,selected_idx", true, 0);
+    traces_agree("{\"model_cls\": \"h2o\", \"hh_ratio\": 0.1, \"recent_ratio\": 0.1, "
+                 "\"first_step_dense\": true}",
+                 "mass,score,topk,selected_idx", true, 0);
+    traces_agree("{\"model_cls\": \"h2o\", \"hh_size\": 30, \"recent_size\": 30, "
+                 "\"skip_prefill\": false, \"seg_size\": 100}",
+                 "topk,selected_idx,prefill_score", true, 0);
     CHECK(busiest > 1 && busiest <= TRACE_SLOTS, "%d steps on their way at once", busiest);
     failures_are_told();
     refused("mass,attn");

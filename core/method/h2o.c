@@ -12,19 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SEEN_FLOATS ((size_t)1 << 20) /* bound on the logits of a block of prefill rows */
-
 struct h2o {
     struct method base;
-    struct heavy *heavy; /* [L] */
-    int *layers;         /* [L] 0, 1, ...: each layer keeps positions of its own */
-    int n, segment;      /* of the prefill: tokens; after how many it evicts */
-    bool open;           /* heavy[] hold memory for a prefill of n */
-    bool summed, spent;  /* the sums are a prefill's; a step has changed them since */
-    int rows;            /* of a pass on the host there is room for */
-    int *count, *tail;   /* [rows] the same for all: kept.count and kept.tail of a layer */
-    int *picked;         /* host copies for traces on a device: [G, stride] */
-    struct scratch seen; /* logits of a block of prefill rows, and their lse */
+    struct heavy *heavy;   /* [L] */
+    int *layers;           /* [L] 0, 1, ...: each layer keeps positions of its own */
+    int n, segment;        /* of the prefill: tokens; after how many it evicts */
+    bool open;             /* heavy[] hold memory for a prefill of n */
+    bool summed, spent;    /* the sums are a prefill's; a step has changed them since */
+    int rows;              /* of a pass on the host there is room for */
+    int *count, *tail;     /* [rows] the same for all: kept.count and kept.tail of a layer */
+    int *picked;           /* host copies for traces on a device: [G, stride] */
+    struct scratch beside; /* of a prefill that evicts */
 };
 
 /* Positions a KV head keeps of a prompt of N tokens. */
@@ -100,12 +98,13 @@ static int begin(struct method *m, struct session *s)
                     "again");
     /* synthetic keys and values come without sums: all are equal */
     if ((!o->summed || n != o->n) && open_layers(o, s, n)) return -1;
+    scratch_free(&o->beside); /* the prefill is over: room for the sessions beside this one */
     for (int l = 0; l < m->model->config.L && !m->config->first_step_dense; l++)
         m->model->ops->heavy_keep(&o->heavy[l], n, &m->model->config);
     return 0;
 }
 
-/* What N rows of a layer see: what is kept, and what follows it. */
+/* What the N rows of a step of a layer see: what is kept, and what follows it. */
 static struct attn_view view_of(struct h2o *o, int layer, int n)
 {
     const struct selection *kept = &o->heavy[layer].kept;
@@ -130,9 +129,11 @@ static struct attn_view view_of(struct h2o *o, int layer, int n)
     return v;
 }
 
-static bool dense_step(const struct h2o *o, const struct layer_pass *p)
+/* Whether the step at POS sees everything: the eviction is then still to come. */
+static bool dense_step(void *ctx, int pos)
 {
-    return o->base.config->first_step_dense && p->pos0 == o->n;
+    const struct h2o *o = ctx;
+    return o->base.config->first_step_dense && pos == o->n;
 }
 
 static void before(void *ctx, struct layer_pass *p)
@@ -141,8 +142,8 @@ static void before(void *ctx, struct layer_pass *p)
     const struct run_config *c = o->base.config;
     const struct model *m = o->base.model;
     struct heavy *h = &o->heavy[p->layer];
-    if (p->prefill || dense_step(o, p)) return;
-    if (c->first_step_dense && h->kept.tail[0] == 0) /* the dense step is over */
+    if (p->prefill || dense_step(o, p->pos0)) return;
+    if (c->first_step_dense && h->until == 0) /* the dense step is over */
         m->ops->heavy_keep(h, p->pos0, &m->config);
     if (c->evict_steps) m->ops->heavy_turn(h, &m->config);
     p->view = view_of(o, p->layer, p->n);
@@ -155,88 +156,44 @@ static int after(void *ctx, const struct layer_pass *p)
     const struct run_config *c = o->base.config;
     const struct model *m = o->base.model;
     struct heavy *h = &o->heavy[p->layer];
-    if (p->prefill ? c->skip_prefill : dense_step(o, p))
+    if (p->prefill ? c->skip_prefill : dense_step(o, p->pos0))
         m->ops->attn_columns(h->sums, h->span, p->q, p->lse, session_kv(p->session, p->layer), p->n,
                              p->pos0, &m->config, session_scratch(p->session));
     if (p->prefill || !c->evict_steps) return 0;
     o->spent = true;
-    if (!dense_step(o, p)) m->ops->heavy_step(h, p->logits, p->lse, p->span, p->pos0, &m->config);
+    if (!dense_step(o, p->pos0))
+        m->ops->heavy_step(h, p->logits, p->lse, p->span, p->pos0, &m->config);
     return 0;
-}
-
-/* ---- a prefill that evicts, on the host */
-
-/* sums [H, span] += the weights that N rows gave what they saw under V. */
-static void add_weights(float *sums, size_t span, const struct attn_view *v, struct attn_seen seen,
-                        int n, int pos0, const struct model_config *c)
-{
-    const int H = c->H, R = H / c->G;
-#pragma omp parallel for schedule(static) if ((size_t)n * seen.span > 1024)
-    for (int h = 0; h < H; h++) {
-        const int *idx = v->idx + (size_t)(h / R) * (size_t)v->stride;
-        float *to = sums + (size_t)h * span;
-        for (int r = 0; r < n; r++) {
-            const size_t row = (size_t)r * (size_t)H + (size_t)h;
-            const float *l = seen.logits + row * seen.span;
-            const int listed = v->count[r], length = view_length(v, r, pos0 + r);
-            for (int i = 0; i < length; i++)
-                to[i < listed ? idx[i] : v->tail[r] + i - listed] += expf(l[i] - seen.lse[row]);
-        }
-    }
-}
-
-/* Rows [from, from + n) of the pass, of one segment. */
-static void attend_segment(struct h2o *o, struct layer_pass *p, int from, int n, float *out,
-                           struct attn_seen seen)
-{
-    const struct ops *ops = o->base.model->ops;
-    const struct model_config *c = &o->base.model->config;
-    const struct kv_layer *kv = session_kv(p->session, p->layer);
-    struct scratch *s = session_scratch(p->session);
-    struct heavy *h = &o->heavy[p->layer];
-    const size_t H = (size_t)c->H, row = H * (size_t)padded_width(c->D);
-    const int kept = h->kept.count[0], left_out = h->kept.tail[0] - kept;
-    const size_t most = (size_t)(p->pos0 + from + n - left_out);
-    const size_t span = (most + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
-    const size_t fit = SEEN_FLOATS / (H * span);
-    const int block = left_out == 0 || fit >= (size_t)n ? n : fit > 0 ? (int)fit : 1;
-    for (int r = from; r < from + n; r += block) {
-        const int rows = from + n - r < block ? from + n - r : block, pos = p->pos0 + r;
-        const float *q = p->q + (size_t)r * row;
-        float *to = out + (size_t)r * H * (size_t)c->D, *lse = seen.lse + (size_t)r * H;
-        if (left_out == 0) { /* plainly causal, in one block */
-            ops->attend_all(to, q, kv, rows, pos, c, lse, s);
-            ops->attn_columns(h->sums, h->span, q, lse, kv, rows, pos, c, s);
-            if (p->columns)
-                ops->attn_columns(p->columns, p->columns_span, q, lse, kv, rows, pos, c, s);
-            continue;
-        }
-        const struct attn_view v = view_of(o, p->layer, rows);
-        const struct attn_seen own = {
-            .logits = scratch_get(&o->seen, (size_t)rows * H * span), .lse = lse, .span = span};
-        ops->attend_rows(to, q, kv, rows, pos, 1, v, own, c, s);
-        add_weights(h->sums, h->span, &v, own, rows, pos, c);
-        if (p->columns) add_weights(p->columns, p->columns_span, &v, own, rows, pos, c);
-    }
 }
 
 static void attend(void *ctx, struct layer_pass *p, float *out, struct attn_seen seen)
 {
     struct h2o *o = ctx;
     const struct model *m = o->base.model;
+    const struct kv_layer *kv = session_kv(p->session, p->layer);
+    struct scratch *s = session_scratch(p->session);
+    struct heavy *h = &o->heavy[p->layer];
     if (!p->prefill) {
-        m->ops->attend_rows(out, p->q, session_kv(p->session, p->layer), p->n, p->pos0, 1, p->view,
-                            seen, &m->config, session_scratch(p->session));
+        m->ops->attend_rows(out, p->q, kv, p->n, p->pos0, 1, p->view, seen, &m->config, s);
         return;
     }
     for (int r = 0, n; r < p->n; r += n) {
         const int in_segment = (p->pos0 + r) % o->segment;
         n = o->segment - in_segment < p->n - r ? o->segment - in_segment : p->n - r;
-        if (in_segment == 0 && p->pos0 + r > 0)
-            m->ops->heavy_keep(&o->heavy[p->layer], p->pos0 + r, &m->config);
-        attend_segment(o, p, r, n, out, seen);
+        const struct heavy_rows rows = {.rows = p->n,
+                                        .pos0 = p->pos0,
+                                        .from = r,
+                                        .n = n,
+                                        .q = p->q,
+                                        .out = out,
+                                        .lse = seen.lse,
+                                        .columns = p->columns,
+                                        .columns_span = p->columns_span,
+                                        .beside = &o->beside};
+        if (in_segment == 0 && p->pos0 + r > 0) m->ops->heavy_keep(h, p->pos0 + r, &m->config);
+        m->ops->heavy_attend(h, &rows, kv, &m->config, s);
     }
-    p->columns = NULL; /* done: over what was seen */
+    p->columns = NULL; /* done: of what was seen */
 }
 
 /* ---- for traces */
@@ -271,15 +228,18 @@ static int selection_size(const struct method *m, int n_prefill)
 static void plan(const struct method *m, struct session_plan *p)
 {
     const struct model_config *c = &m->model->config;
-    /* sums by query head, lists by kv head */
+    /* sums by query head, lists by kv head; a layer at work, where a prefill evicts: what it has
+     * kept in one piece, its sums, and a row's logits */
     p->token_bytes = (size_t)c->L * (size_t)(c->H + c->G) * sizeof(float);
+    if (!m->config->skip_prefill)
+        p->token_bytes += 4 * (size_t)c->G * (size_t)c->D + 2 * (size_t)c->H * sizeof(float);
 }
 
 static void close_h2o(struct method *m)
 {
     struct h2o *o = (struct h2o *)m;
     close_layers(o);
-    scratch_free(&o->seen);
+    scratch_free(&o->beside);
     free(o->heavy);
     free(o->layers);
     free(o->count);
@@ -291,14 +251,8 @@ static void close_h2o(struct method *m)
 struct method *h2o_open(const struct run_config *c, const struct model *model)
 {
     const int L = model->config.L;
-    if (model->ops->device && (!c->skip_prefill || c->first_step_dense)) {
-        fail("%s is computed on the CPU only: use --device cpu, or set it to %s",
-             c->skip_prefill ? "first_step_dense: true" : "skip_prefill: false",
-             c->skip_prefill ? "false" : "true");
-        return NULL;
-    }
     struct h2o *o = xcalloc(1, sizeof *o);
-    o->base.hooks = (struct hooks){.ctx = o, .before = before, .after = after};
+    o->base.hooks = (struct hooks){.ctx = o, .before = before, .after = after, .alone = dense_step};
     if (!c->skip_prefill) o->base.hooks.attend = attend;
     o->base.config = c;
     o->base.model = model;
@@ -316,6 +270,6 @@ struct method *h2o_open(const struct run_config *c, const struct model *model)
     o->layers = xcalloc((size_t)L, sizeof *o->layers);
     for (int l = 0; l < L; l++) o->layers[l] = l;
     o->base.layers = o->layers;
-    o->seen.ops = model->ops;
+    o->beside.ops = model->ops;
     return &o->base;
 }

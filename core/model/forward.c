@@ -438,12 +438,13 @@ int forward(struct session *s, const int *ids, int n, bool is_prefill, const str
     const bool step = n == 1 && !is_prefill;
     const void *const key[3] = {method, tap, (const void *)(intptr_t)(want + 1)};
     int rc = 0;
+    const bool alone = step && method && method->alone && method->alone(method->ctx, pos);
 
     if (check_tokens(s, ids, n)) return -1;
     if (ops->device && n > 1 && (s->away || (!is_prefill && method && method->before)))
         return fail("%s: %d tokens in one pass of a decode: a device takes one", s->m->source, n);
-    if (ops->pass_begin) ops->pass_begin(ids, n, pos, step);
-    struct step_graph *graph = step && ops->replay ? find_step(s, key) : NULL;
+    if (ops->pass_begin) ops->pass_begin(ids, n, pos, step && !alone);
+    struct step_graph *graph = step && !alone && ops->replay ? find_step(s, key) : NULL;
     if (graph == NULL || !ops->replay(graph)) {
         /* each layer of a step has a q: a trace on a device reads them at its end */
         const size_t own = step && ops->device ? H * P : 0, layers = own ? (size_t)c->L : 1;

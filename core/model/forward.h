@@ -100,6 +100,9 @@ struct hooks {
     /* The passes of a prefill end at multiples of so many tokens, or 0: anywhere. A method's only.
      */
     int group;
+    /* Whether the step at POS is like no other, so that CUDA neither records nor replays it; or
+     * NULL: none is. A method's only. */
+    bool (*alone)(void *ctx, int pos);
     /* Called once for each pass of one decoded token, replayed or not, after its last op was given
      * to the backend and before it is waited for; or NULL. 0, or -1 after fail(). */
     int (*stepped)(void *ctx, struct session *s, int pos);
@@ -111,7 +114,7 @@ enum want_logits { LOGITS_NONE, LOGITS_OUTCOME, LOGITS_LAST, LOGITS_ALL };
 /* Appends N tokens, all in one pass, under the hooks METHOD then TAP (each may be NULL). *LOGITS,
  * unless WANT is LOGITS_NONE, is [1, V] or [n, V] in host memory, the session's, valid until its
  * next use. On CUDA a pass of one token that is no prefill calls before() and after() of its hooks
- * the first two times only: then it is replayed as it was recorded.
+ * the first two times only, and at steps that are alone: then it is replayed as it was recorded.
  * 0, or -1 after fail(): an id outside the vocabulary, no room, a logit that is not finite. */
 int forward(struct session *s, const int *ids, int n, bool prefill, const struct hooks *method,
             const struct hooks *tap, enum want_logits want, const float **logits);

@@ -717,6 +717,7 @@ static const struct ops cuda_ops = {
     .heavy_close = cuda_heavy_close,
     .heavy_keep = cuda_heavy_keep,
     .heavy_step = cuda_heavy_step,
+    .heavy_attend = cuda_heavy_attend,
     .heavy_turn = cuda_heavy_turn,
     .pages_open = cuda_pages_open,
     .pages_close = cuda_pages_close,

@@ -1,5 +1,5 @@
 /* cuda_heavy.cu - H2O's step: each KV head's list loses the position of least accumulated attention
- * and gains the one just decoded.
+ * and gains the one just decoded; and what a prefill that evicts sees, in one piece.
  *
  * What a step leaves is decided after its attention (cuda_heavy_note) and becomes the list before
  * the next one (cuda_heavy_move): in between the list is still what the step saw. Lists are cut
@@ -159,6 +159,58 @@ static __global__ void __launch_bounds__(RANGE)
     if (a.next) static_cast<struct next *>(a.next)->pos = NO_STEP;
 }
 
+/* ---- a prefill that evicts: N entries, of which the first LISTED are listed and the others follow
+ * each other from TAIL on */
+
+struct seen {
+    int listed, tail, n;
+};
+
+static __device__ __forceinline__ int position(const int *idx, const struct seen &s, int i)
+{
+    return i < s.listed ? __ldcg(&idx[i]) : s.tail + i - s.listed;
+}
+
+/* Grid [.., G]; rows of CHUNKS 16-byte pieces, a thread each. */
+static __global__ void __launch_bounds__(RANGE)
+    pack_kernel(struct cuda_heavy a, uint4 *to, const uint4 *k, const uint4 *v, int room,
+                int chunks, struct seen s)
+{
+    const size_t g = blockIdx.y, all = (size_t)s.n * chunks;
+    pdl_trigger();
+    pdl_wait();
+    k += g * room * chunks;
+    v += g * room * chunks;
+    uint4 *to_k = to + g * all, *to_v = to + ((size_t)a.G + g) * all;
+    for (size_t i = blockIdx.x * RANGE + threadIdx.x; i < all; i += (size_t)gridDim.x * RANGE) {
+        const size_t from =
+            (size_t)position(a.idx + g * a.stride, s, (int)(i / chunks)) * chunks + i % chunks;
+        to_k[i] = __ldcg(&k[from]);
+        to_v[i] = __ldcg(&v[from]);
+    }
+}
+
+/* Grid [.., H]. A position is one entry of a list only. */
+static __global__ void __launch_bounds__(RANGE)
+    add_kernel(struct cuda_heavy a, float *more, size_t more_span, const float *weights,
+               size_t wide, struct seen s)
+{
+    const size_t h = blockIdx.y;
+    const int *idx = a.idx + h / (a.H / a.G) * a.stride;
+    pdl_trigger();
+    pdl_wait();
+    for (int i = (int)(blockIdx.x * RANGE + threadIdx.x); i < s.n; i += gridDim.x * RANGE) {
+        const int t = position(idx, s, i);
+        const float w = __ldcg(&weights[h * wide + i]);
+        float *const sum = a.sums + h * a.span + t;
+        *sum = __ldcg(sum) + w;
+        if (more) {
+            float *const also = more + h * more_span + t;
+            *also = __ldcg(also) + w;
+        }
+    }
+}
+
 static int check(const struct cuda_heavy *a)
 {
     if (a->G < 1 || a->G > 65535 || a->H < 1 || a->H % a->G)
@@ -200,4 +252,38 @@ int cuda_heavy_move(const struct cuda_heavy *a, cudaStream_t stream)
     if (check(a)) return -1;
     return launch(move_kernel, dim3((unsigned)ranges_of(a->stride), a->G), dim3(RANGE), 0, stream,
                   *a);
+}
+
+static int check_seen(const struct cuda_heavy *a, int listed, int tail, int n)
+{
+    if (check(a)) return -1;
+    if (listed < 0 || listed > a->most || tail < listed || n <= listed ||
+        (size_t)tail + (size_t)(n - listed) > a->span)
+        return fail("heavy hitters: %d of the first %d positions and %d more, of %zu", listed, tail,
+                    n - listed, a->span);
+    return 0;
+}
+
+int cuda_heavy_pack(const struct cuda_heavy *a, void *to, const void *k, const void *v, int room,
+                    int D, int listed, int tail, int n, cudaStream_t stream)
+{
+    const struct seen s = {listed, tail, n};
+    if (check_seen(a, listed, tail, n)) return -1;
+    if (D < 8 || D % 8 || tail + n - listed > room)
+        return fail("heavy hitters: head width %d, %d positions of %d", D, tail + n - listed, room);
+    const size_t blocks = ((size_t)n * (D / 8) + RANGE - 1) / RANGE;
+    return launch(pack_kernel, dim3((unsigned)(blocks < 1024 ? blocks : 1024), a->G), dim3(RANGE),
+                  0, stream, *a, (uint4 *)to, (const uint4 *)k, (const uint4 *)v, room, D / 8, s);
+}
+
+int cuda_heavy_add(const struct cuda_heavy *a, float *more, size_t more_span, const float *weights,
+                   size_t wide, int listed, int tail, int n, cudaStream_t stream)
+{
+    const struct seen s = {listed, tail, n};
+    if (check_seen(a, listed, tail, n)) return -1;
+    if (a->H > 65535 || wide < (size_t)n || (more && more_span < (size_t)(tail + n - listed)))
+        return fail("heavy hitters: %d entries: weights for %zu, sums for %zu", n, wide, more_span);
+    const int blocks = (n - 1) / RANGE + 1;
+    return launch(add_kernel, dim3((unsigned)(blocks < 256 ? blocks : 256), a->H), dim3(RANGE), 0,
+                  stream, *a, more, more_span, weights, wide, s);
 }

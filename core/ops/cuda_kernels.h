@@ -316,6 +316,14 @@ int cuda_heavy_fill(const struct cuda_heavy *a, int heavy, int recent, int n, cu
 int cuda_heavy_note(const struct cuda_heavy *a, const float *logits, size_t wide, const float *lse,
                     cudaStream_t stream);
 int cuda_heavy_move(const struct cuda_heavy *a, cudaStream_t stream);
+/* A prefill that evicts sees the LISTED entries of each list, then the positions TAIL .. TAIL + N -
+ * LISTED - 1: N in all, in this order, like a cache of so many.
+ * to [2, G, n, D] = these rows of k and v [G, room, D] 16-bit. */
+int cuda_heavy_pack(const struct cuda_heavy *a, void *to, const void *k, const void *v, int room,
+                    int D, int listed, int tail, int n, cudaStream_t stream);
+/* a->sums, and MORE [H, more_span] unless NULL, of these positions += weights [H, wide]. */
+int cuda_heavy_add(const struct cuda_heavy *a, float *more, size_t more_span, const float *weights,
+                   size_t wide, int listed, int tail, int n, cudaStream_t stream);
 
 /* ---- Quest's pages (cuda_pages.cu): COUNT pages of SIZE tokens, the first of the prompt. Source:
  * Tang et al. 2024 (Quest, arXiv 2406.10774), algorithm 1. */

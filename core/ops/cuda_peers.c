@@ -116,6 +116,79 @@ void cuda_heavy_keep(struct heavy *h, int n, const struct model_config *c)
     if (cuda.broken || select.work == NULL) return;
     if (heavy > 0) cuda_did(cuda_select_row(&select, cuda.stream));
     cuda_did(cuda_heavy_fill(&a, heavy, recent, n, cuda.stream));
+    h->until = n;
+}
+
+/* Keys are rotated to their own positions already, so what the rows see is a shorter cache: the
+ * list, then what follows it, in one piece, under the plainly causal kernels. */
+void cuda_heavy_attend(struct heavy *h, const struct heavy_rows *a, const struct kv_layer *kv,
+                       const struct model_config *c, struct scratch *s)
+{
+    const struct cuda_heavy lists = lists_of(h, c);
+    const struct cuda_kv *d = kv->cuda;
+    const int tail = h->until, listed = lists.most < tail ? lists.most : tail;
+    const int pos = listed + a->pos0 + a->from - tail, end = pos + a->n; /* in that cache */
+    const size_t H = (size_t)c->H, G = (size_t)c->G, D = (size_t)c->D, first = (size_t)a->from;
+    const size_t wide = ((size_t)end + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
+    const size_t plane = listed < tail ? G * (size_t)end * D : 0; /* of K or V; 0: all is seen */
+    const bool one = a->rows == 1;
+    (void)s;
+    cuda_run_products(SIZE_MAX);
+    if (cuda.broken) return;
+    /* sums of so many positions, the logits of a pass of one row, K and V in 16 bits */
+    float *weights = scratch_get(a->beside, (size_t)(1 + one) * H * h->span + plane);
+    float *logits = weights + H * h->span, *packed = logits + (one ? H * h->span : 0);
+    struct cuda_kv seen = *d;
+    if (plane) {
+        seen.k = packed;
+        seen.v = (uint16_t *)seen.k + plane;
+        seen.room = end;
+        cuda_did(cuda_heavy_pack(&lists, seen.k, d->k, d->v, d->room, c->D, listed, tail, end,
+                                 cuda.stream));
+    }
+    cuda_check(cudaMemsetAsync(weights, 0, H * wide * sizeof *weights, cuda.stream), "clear");
+    if (one) { /* its query and output are float32 */
+        struct cuda_decode row = cuda_decode_of(a->out, a->q, &seen, 1, c);
+        row.pos = cuda.aux;
+        row.logits = logits;
+        row.lse = a->lse;
+        row.span = wide;
+        cuda_did(cuda_set_step(cuda.aux, cuda.aux + 1, pos, 0, cuda.stream));
+        cuda_check(cudaStreamSynchronize(cuda.stream), "position"); /* it may be read at once */
+        if (cuda.broken) return;
+        cuda_did(cuda_decode_attention(&row, cuda.stream));
+        cuda_did(
+            cuda_columns_row(weights, wide, logits, wide, a->lse, cuda.aux, c->H, cuda.stream));
+    } else {
+        const struct cuda_prefill attend = {.out = (uint16_t *)a->out + first * H * D,
+                                            .lse = a->lse + first * H,
+                                            .q = (const uint16_t *)a->q + first * H * D,
+                                            .k = seen.k,
+                                            .v = seen.v,
+                                            .n = a->n,
+                                            .pos0 = pos,
+                                            .room = seen.room,
+                                            .H = c->H,
+                                            .G = c->G,
+                                            .D = c->D,
+                                            .type = d->type};
+        const struct cuda_columns columns = {.sums = weights,
+                                             .span = wide,
+                                             .q = attend.q,
+                                             .k = attend.k,
+                                             .lse = attend.lse,
+                                             .n = a->n,
+                                             .pos0 = pos,
+                                             .room = attend.room,
+                                             .H = c->H,
+                                             .G = c->G,
+                                             .D = c->D,
+                                             .type = d->type};
+        cuda_did(cuda_prefill_attention(&attend, cuda.stream));
+        cuda_did(cuda_attention_columns(&columns, cuda.stream));
+    }
+    cuda_did(cuda_heavy_add(&lists, a->columns, a->columns_span, weights, wide, listed, tail, end,
+                            cuda.stream));
 }
 
 void cuda_heavy_step(struct heavy *h, const float *logits, const float *lse, size_t span, int pos,

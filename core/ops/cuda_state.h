@@ -115,6 +115,8 @@ void cuda_heavy_close(struct heavy *h);
 void cuda_heavy_keep(struct heavy *h, int n, const struct model_config *c);
 void cuda_heavy_step(struct heavy *h, const float *logits, const float *lse, size_t span, int pos,
                      const struct model_config *c);
+void cuda_heavy_attend(struct heavy *h, const struct heavy_rows *a, const struct kv_layer *kv,
+                       const struct model_config *c, struct scratch *s);
 void cuda_heavy_turn(struct heavy *h, const struct model_config *c);
 int cuda_pages_open(struct pages *p, const struct kv_layer *kv, const struct model_config *c);
 void cuda_pages_close(struct pages *p);

@@ -1,5 +1,5 @@
 /* heavy.c - H2O's heavy hitters, in host memory: the definition that docs/methods.md gives in
- * words. The choice comes from the backend's top_k(). */
+ * words. The choice is the backend's top_k(), attention its attend_all() and attend_rows(). */
 #include "core/base/base.h"
 #include "core/ops/ops.h"
 
@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define ALONE 16384 /* weights up to which one core is done before another wakes up */
+#define SEEN_FLOATS ((size_t)1 << 20) /* bound on the logits of a block of prefill rows */
 
 static int capacity(const struct select_rule *r)
 {
@@ -65,7 +66,7 @@ void heavy_keep(struct heavy *h, int n, const struct model_config *c)
         for (int i = 0; i < recent; i++) idx[heavy + i] = candidates + i;
     }
     h->kept.count[0] = all;
-    h->kept.tail[0] = n;
+    h->kept.tail[0] = h->until = n;
     h->noted = 0;
 }
 
@@ -116,4 +117,67 @@ void heavy_turn(struct heavy *h, const struct model_config *c)
     h->kept.count[0] = length < room ? length : room;
     h->kept.tail[0] = tail + length - count;
     h->noted = 0;
+}
+
+/* ---- a prefill that evicts */
+
+/* sums [H, span] += the weights that N rows gave what they saw under V. */
+static void add_weights(float *sums, size_t span, const struct attn_view *v, struct attn_seen seen,
+                        int n, int pos0, const struct model_config *c)
+{
+    const int H = c->H, R = H / c->G;
+#pragma omp parallel for schedule(static) if ((size_t)n * seen.span > 1024)
+    for (int h = 0; h < H; h++) {
+        const int *idx = v->idx + (size_t)(h / R) * (size_t)v->stride;
+        float *to = sums + (size_t)h * span;
+        for (int r = 0; r < n; r++) {
+            const size_t row = (size_t)r * (size_t)H + (size_t)h;
+            const float *l = seen.logits + row * seen.span;
+            const int listed = v->count[r], length = view_length(v, r, pos0 + r);
+            for (int i = 0; i < length; i++)
+                to[i < listed ? idx[i] : v->tail[r] + i - listed] += expf(l[i] - seen.lse[row]);
+        }
+    }
+}
+
+void heavy_attend(struct heavy *h, const struct heavy_rows *a, const struct kv_layer *kv,
+                  const struct model_config *c, struct scratch *s)
+{
+    const struct ops *ops = h->kept.ops;
+    const size_t H = (size_t)c->H, row = H * (size_t)padded_width(c->D);
+    const int kept = h->kept.count[0], tail = h->kept.tail[0], left_out = tail - kept;
+    const int end = a->from + a->n;
+    const size_t most = (size_t)(a->pos0 + end - left_out);
+    const size_t span = (most + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
+    const size_t fit = SEEN_FLOATS / (H * span);
+    const int block = left_out == 0 || fit >= (size_t)a->n ? a->n : fit > 0 ? (int)fit : 1;
+    for (int r = a->from; r < end; r += block) {
+        const int rows = end - r < block ? end - r : block, pos = a->pos0 + r;
+        const float *q = a->q + (size_t)r * row;
+        float *to = a->out + (size_t)r * H * (size_t)c->D, *lse = a->lse + (size_t)r * H;
+        if (left_out == 0) { /* plainly causal, in one block */
+            ops->attend_all(to, q, kv, rows, pos, c, lse, s);
+            ops->attn_columns(h->sums, h->span, q, lse, kv, rows, pos, c, s);
+            if (a->columns)
+                ops->attn_columns(a->columns, a->columns_span, q, lse, kv, rows, pos, c, s);
+            continue;
+        }
+        const size_t logits = (size_t)rows * H * span;
+        struct attn_seen seen = {.lse = lse, .span = span};
+        seen.logits = scratch_get(a->beside, logits + 2 * (size_t)rows);
+        int *counts = (int *)(seen.logits + logits), *tails = counts + rows;
+        for (int i = 0; i < rows; i++) {
+            counts[i] = kept;
+            tails[i] = tail;
+        }
+        const struct attn_view v = {.idx = h->kept.idx,
+                                    .shared = true,
+                                    .sets = h->kept.rule.sets,
+                                    .stride = h->kept.rule.stride,
+                                    .count = counts,
+                                    .tail = tails};
+        ops->attend_rows(to, q, kv, rows, pos, 1, v, seen, c, s);
+        add_weights(h->sums, h->span, &v, seen, rows, pos, c);
+        if (a->columns) add_weights(a->columns, a->columns_span, &v, seen, rows, pos, c);
+    }
 }

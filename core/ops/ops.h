@@ -148,9 +148,21 @@ struct heavy {
     float *sums;           /* [H, span] attention weight each position has received */
     size_t span;
     bool steps; /* each step adds its weights and evicts; otherwise decoded tokens are kept */
+    int until;  /* on the host: heavy_keep() last chose from [0, until); 0: it has not yet */
     /* what the last step leaves to heavy_turn() */
     int noted;  /* CPU: one past its position, 0: nothing */
     void *next; /* CUDA */
+};
+
+/* N rows of one segment of a prefill that evicts, from row FROM on of a pass of ROWS at POS0 .. */
+struct heavy_rows {
+    int rows, pos0;
+    int from, n;
+    const float *q;         /* of the pass, as attn_in() left it */
+    float *out, *lse;       /* of the pass: [rows, H, D], as attn_out() takes it; [rows, H] */
+    float *columns;         /* [H, columns_span] += the weights as well, or NULL */
+    size_t columns_span;    /* floats */
+    struct scratch *beside; /* for the op itself, besides the session's */
 };
 
 /* ---- Quest (pages.c is the definition): an upper bound of a page's logits, from the extremes of
@@ -408,6 +420,11 @@ struct ops {
      * span], LSE [H] gave each to the sums. h->kept stays what the step saw, for traces. */
     void (*heavy_step)(struct heavy *h, const float *logits, const float *lse, size_t span, int pos,
                        const struct model_config *c);
+    /* Attention of the rows of A over what h->kept lists and, causally, the positions from
+     * kept.tail on; the weights they give are added to the sums of the positions that get them.
+     * Before any step. */
+    void (*heavy_attend)(struct heavy *h, const struct heavy_rows *a, const struct kv_layer *kv,
+                         const struct model_config *c, struct scratch *s);
     /* Before the attention of each step: the step before, if there was one, joins h->kept; where
      * more than budget + recent are there now, of those before the last `recent` the one of least
      * weight leaves, of equals the higher. */
@@ -512,9 +529,9 @@ void scratch_free(struct scratch *s);
     .outcomes = host_outcomes, .copy_queries = host_copy_queries, .select_open = select_open,      \
     .select_close = select_close, .select_remember = select_remember, .select = select_rows,       \
     .heavy_open = heavy_open, .heavy_close = heavy_close, .heavy_keep = heavy_keep,                \
-    .heavy_step = heavy_step, .heavy_turn = heavy_turn, .pages_open = pages_open,                  \
-    .pages_close = pages_close, .pages_choose = pages_choose, .far_open = far_open,                \
-    .far_close = far_close, .far_start = far_start, .far_stats = far_stats,                        \
+    .heavy_step = heavy_step, .heavy_attend = heavy_attend, .heavy_turn = heavy_turn,              \
+    .pages_open = pages_open, .pages_close = pages_close, .pages_choose = pages_choose,            \
+    .far_open = far_open, .far_close = far_close, .far_start = far_start, .far_stats = far_stats,  \
     .ceilings = host_ceilings
 void *host_alloc(size_t bytes, const char *what);
 void host_release(void *p);
@@ -542,6 +559,8 @@ void heavy_close(struct heavy *h);
 void heavy_keep(struct heavy *h, int n, const struct model_config *c);
 void heavy_step(struct heavy *h, const float *logits, const float *lse, size_t span, int pos,
                 const struct model_config *c);
+void heavy_attend(struct heavy *h, const struct heavy_rows *a, const struct kv_layer *kv,
+                  const struct model_config *c, struct scratch *s);
 void heavy_turn(struct heavy *h, const struct model_config *c);
 
 int pages_open(struct pages *p, const struct kv_layer *kv, const struct model_config *c);
