@@ -56,8 +56,12 @@ static int run(const char *path, const char *device, const struct ops *ops,
     suite = two_texts(e.tokenizer);
     if ((method = method_open(&e.config, &e.model)) == NULL) goto done;
     if ((tracer = tracer_open(&spec, &e, method)) == NULL) goto done;
-    rc = walk_suite(
-        &(struct walk){.engine = &e, .method = method, .suite = suite, .tracer = tracer});
+    rc = walk_suite(&(struct walk){.engine = &e,
+                                   .variant = &(struct variant){.config = &e.config},
+                                   .n_variants = 1,
+                                   .method = method,
+                                   .suite = suite,
+                                   .tracer = tracer});
     rc = tracer_close(tracer, rc);
 
 done:

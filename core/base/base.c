@@ -18,6 +18,7 @@
 static const char *program = "okv";
 static bool muted;
 static _Thread_local char failure[1024];
+static _Thread_local const char *failing; /* see name_failures() */
 
 void set_program_name(const char *p)
 {
@@ -28,6 +29,13 @@ bool mute_failures(bool on)
 {
     const bool before = muted;
     muted = on;
+    return before;
+}
+
+const char *name_failures(const char *what)
+{
+    const char *before = failing;
+    failing = what;
     return before;
 }
 
@@ -46,8 +54,10 @@ static void one_line(char *s)
 int fail(const char *format, ...)
 {
     va_list args;
+    int n = failing ? snprintf(failure, sizeof failure, "%s: ", failing) : 0;
+    if (n > (int)sizeof failure) n = (int)sizeof failure;
     va_start(args, format);
-    vsnprintf(failure, sizeof failure, format, args);
+    vsnprintf(failure + n, sizeof failure - (size_t)n, format, args);
     va_end(args);
     one_line(failure);
     if (!muted) fprintf(stderr, "%s: error: %s\n", program, failure);

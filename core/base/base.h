@@ -29,6 +29,10 @@ const char *last_failure(void);
  * Returns what was set before. */
 bool mute_failures(bool on);
 
+/* Makes WHAT (NULL: nothing) and a colon the start of every message of fail() in this thread; WHAT
+ * must outlive that. Returns what was set before. */
+const char *name_failures(const char *what);
+
 void *xmalloc(size_t bytes);
 void *xcalloc(size_t count, size_t size); /* zeroed */
 void *xrealloc(void *p, size_t bytes);

@@ -76,42 +76,66 @@ int engine_tokenizer(struct engine *e, bool required)
     return (e->tokenizer = tokenizer_load(e->model.source)) ? 0 : -1;
 }
 
-static struct session_plan plan_of(const struct engine *e, const struct method *method, int room,
-                                   int steps)
+/* What METHODS [n] need, one decoding at a time: where keys and values live is of one method, or
+ * the same for all. */
+static struct session_plan plan_of(const struct engine *e, struct method *const *methods, int n,
+                                   int room, int steps)
 {
     struct session_plan plan = {.room = room, .steps = steps, .extrapolate = e->extrapolate};
-    if (method && method->plan) method->plan(method, &plan);
+    for (int i = 0; i < n; i++) {
+        const struct session_plan all = plan;
+        if (methods[i] && methods[i]->plan) methods[i]->plan(methods[i], &plan);
+        if (all.keep_queries > plan.keep_queries) plan.keep_queries = all.keep_queries;
+        if (all.packed > plan.packed) plan.packed = all.packed;
+        if (all.sets > plan.sets) plan.sets = all.sets;
+        if (all.token_bytes > plan.token_bytes) plan.token_bytes = all.token_bytes;
+    }
     return plan;
 }
 
-void engine_session_bytes(const struct engine *e, const struct method *method, int room, int steps,
+bool engine_shares_prefill(const struct engine *e, struct method *method)
+{
+    const struct session_plan plan = plan_of(e, &method, 1, 1, 0);
+    bool shares = method->start == NULL && plan.far == NULL;
+    for (int l = 0; l < e->model.config.L && plan.place; l++)
+        shares = shares && plan.place[l] == KV_HERE;
+    return shares;
+}
+
+void engine_session_bytes(const struct engine *e, struct method *method, int room, int steps,
                           double *device, double *host)
 {
-    const struct session_plan plan = plan_of(e, method, room, steps);
+    const struct session_plan plan = plan_of(e, &method, 1, room, steps);
     e->model.ops->session_bytes(&e->model.config, &plan, device, host);
 }
 
-struct session *engine_session(const struct engine *e, const struct method *method, int room,
-                               int steps)
+static struct session *open_session(const struct engine *e, const struct session_plan *plan)
 {
+    const int room = plan->room;
     if (e->config.max_context > 0 && room > e->config.max_context) {
         fail("a context of %d tokens: the config's max_context_len is %d", room,
              e->config.max_context);
         return NULL;
     }
-    const struct session_plan plan = plan_of(e, method, room, steps);
-    return session_open(&e->model, &plan);
+    return session_open(&e->model, plan);
 }
 
-struct session *engine_session_told(const struct engine *e, const struct method *method, int room,
-                                    int steps)
+struct session *engine_session(const struct engine *e, struct method *method, int room, int steps)
 {
+    const struct session_plan plan = plan_of(e, &method, 1, room, steps);
+    return open_session(e, &plan);
+}
+
+struct session *engine_session_told(const struct engine *e, struct method *const *methods, int n,
+                                    int room, int steps)
+{
+    const struct session_plan plan = plan_of(e, methods, n, room, steps);
     const struct ops *ops = e->model.ops;
     double before, after, total, device, host;
     if (ops->memory && ops->memory(&before, &total)) return NULL;
-    struct session *s = engine_session(e, method, room, steps);
+    struct session *s = open_session(e, &plan);
     if (s == NULL || ops->memory == NULL || ops->memory(&after, &total)) return s;
-    engine_session_bytes(e, method, room, steps, &device, &host);
+    ops->session_bytes(&e->model.config, &plan, &device, &host);
     note("%s: %.2f GB for %d tokens planned, a prefill's working memory included; %.2f GB taken so "
          "far, %.2f GB of host memory pinned",
          ops->machine(), device / 1e9, room, (before - after) / 1e9, host / 1e9);

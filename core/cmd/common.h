@@ -62,15 +62,19 @@ int engine_tokenizer(struct engine *e, bool required);
 /* A session of ROOM tokens, the last STEPS of them decoded (0: any), for the engine's model and
  * method METHOD (NULL: dense); refuses a prompt past the config's max_context_len. NULL after
  * fail(). */
-struct session *engine_session(const struct engine *e, const struct method *method, int room,
-                               int steps);
+struct session *engine_session(const struct engine *e, struct method *method, int room, int steps);
 
-/* The same; on a device a line says what memory was planned and what is taken. */
-struct session *engine_session_told(const struct engine *e, const struct method *method, int room,
-                                    int steps);
+/* The same, for one of METHODS [n] at a time; where there are several, all are of
+ * engine_shares_prefill(). On a device a line says what memory was planned and what is taken. */
+struct session *engine_session_told(const struct engine *e, struct method *const *methods, int n,
+                                    int room, int steps);
+
+/* Whether other methods of which this is true may go on from one prefill with METHOD: it is dense,
+ * and its keys and values are all where the model runs. */
+bool engine_shares_prefill(const struct engine *e, struct method *method);
 
 /* Bytes that such a session takes where the engine runs: on the device, and pinned on the host. */
-void engine_session_bytes(const struct engine *e, const struct method *method, int room, int steps,
+void engine_session_bytes(const struct engine *e, struct method *method, int room, int steps,
                           double *device, double *host);
 
 /* Reads a list of token ids of the engine's vocabulary; the caller frees *IDS. 0, or -1 after

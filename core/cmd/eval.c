@@ -58,12 +58,14 @@ static int eval_one(const char *name, const struct engine_args *args, const stru
     if (rc) goto done;
     tally = xcalloc((size_t)suite->n_tasks, sizeof *tally);
     rc = walk_suite(&(struct walk){.engine = &e,
+    const struct variant one = {.config = &e.config, .tally = tally};
                                    .method = method,
+                                   .variant = &one,
+                                   .n_variants = 1,
                                    .suite = suite,
                                    .tracer = tracer,
                                    .chat = s->chat,
-                                   .max_new = s->max_new,
-                                   .tally = tally});
+                                   .max_new = s->max_new});
     if (tracer_close(tracer, rc)) goto done;
 
     char *notes = xprintf("model %s, method %s, %d of %d layers full\n"

@@ -15,6 +15,16 @@ struct entry {
     struct run_config config; /* as the file says it */
 };
 
+/* One of the table's methods at one of its budgets. */
+struct run {
+    const struct entry *entry;
+    int budget;  /* 0: its own */
+    char *named; /* in messages */
+    struct run_config config;
+    bool shares;         /* engine_shares_prefill() */
+    struct tally *tally; /* NULL before it has run */
+};
+
 static int load_entry(struct entry *e, const char *argument)
 {
     e->path = config_file(argument);
@@ -54,71 +64,55 @@ static int load_entries(struct entry *list, const struct sweep_args *s, bool nam
     return 0;
 }
 
-/* Opens what entry E is at BUDGET (0: its own) as *C. 1 when the method has that budget, 0 when it
- * has none, -1 after fail(). */
-static int config_at(const struct entry *e, int budget, struct run_config *c)
+/* Makes R what entry E is at BUDGET (0: its own); a method may refuse that, before anything is run.
+ * 1 when the method has that budget, 0 when it has none, -1 after fail(). */
+static int open_run(struct run *r, const struct entry *e, int budget, const struct engine *engine)
 {
-    int rc = 0;
-    if (run_config_load(c, e->path)) return -1;
-    const bool muted = mute_failures(true);
-    if (budget && (rc = run_config_set_budget(c, budget)) < 0) {
-        char *why = xstrdup(last_failure());
-        mute_failures(muted);
-        fail("%s: %s", e->label, why);
-        free(why);
-        run_config_free(c);
-    }
-    mute_failures(muted);
-    return rc;
+    struct method *method = NULL;
+    int has = 0;
+    r->entry = e;
+    if (run_config_load(&r->config, e->path)) return -1;
+    const char *named = name_failures(e->label);
+    if (budget) has = run_config_set_budget(&r->config, budget);
+    if (has >= 0 && (method = method_open(&r->config, &engine->model)) == NULL) has = -1;
+    if (method) r->shares = engine_shares_prefill(engine, method);
+    method_close(method);
+    name_failures(named);
+    if (has > 0) r->budget = budget;
+    r->named = has > 0 ? xprintf("%s at %d tokens", e->label, budget) : xstrdup(e->label);
+    return has;
 }
 
-/* What a method refuses, before anything is run. */
-static int try_runs(const struct entry *list, const struct sweep_args *s, const struct model *m)
+/* Whether B can go on from A's prefill. */
+static bool shared(const struct run *a, const struct run *b)
 {
-    for (int i = 0; i < s->configs.n; i++)
-        for (int k = 0; k < (s->budgets.n ? s->budgets.n : 1); k++) {
-            struct run_config c;
-            if (config_at(&list[i], s->budgets.n ? s->budgets.v[k] : 0, &c) < 0) return -1;
-            const bool muted = mute_failures(true);
-            struct method *method = method_open(&c, m);
-            mute_failures(muted);
-            const bool refused = method == NULL;
-            method_close(method);
-            run_config_free(&c);
-            if (refused) {
-                char *why = xstrdup(last_failure());
-                fail("%s: %s", list[i].label, why);
-                free(why);
-                return -1;
-            }
-        }
-    return 0;
+    return a->shares && b->shares && a->config.chat == b->config.chat &&
+           a->config.max_context == b->config.max_context;
 }
 
-static int run_entry(struct engine *e, FILE *f, const struct entry *entry,
-                     const struct sweep_args *s, const struct suite *suite)
+/* Runs the first of RUNS [n], and with it those after it that share its prefill. */
+static int run_first(struct engine *e, struct run *runs, int n, const struct sweep_args *s,
+                     const struct suite *suite)
 {
     const struct run_config opened = e->config;
-    struct tally *tally = xcalloc((size_t)suite->n_tasks, sizeof *tally);
-    int rc = 0, has = 1;
-
-    for (int k = 0; rc == 0 && has == 1 && k < (s->budgets.n ? s->budgets.n : 1); k++) {
-        const int tokens = s->budgets.n ? s->budgets.v[k] : 0;
-        if ((has = config_at(entry, tokens, &e->config)) < 0) {
-            rc = -1;
-            break;
-        }
-        if (isatty(2)) /* beside the progress of its lines */
-            note(has ? "%s at %d tokens" : "%s", entry->label, tokens);
-        memset(tally, 0, (size_t)suite->n_tasks * sizeof *tally);
-        rc = walk_suite(&(struct walk){
-            .engine = e, .suite = suite, .chat = s->chat, .max_new = s->max_new, .tally = tally});
-        if (rc == 0) tally_rows(f, suite, tally, entry->label, has ? tokens : 0);
-        fflush(f);
-        run_config_free(&e->config);
+    struct variant *variant = xcalloc((size_t)n, sizeof *variant);
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        if (i > 0 && !shared(&runs[0], &runs[i])) continue;
+        runs[i].tally = xcalloc((size_t)suite->n_tasks, sizeof *runs[i].tally);
+        variant[count++] = (struct variant){&runs[i].config, runs[i].named, runs[i].tally};
     }
+    if (isatty(2)) /* beside the progress of its lines */
+        note(count > 1 ? "%s and, from the same prefill, %d more" : "%s", runs[0].named, count - 1);
+    e->config = runs[0].config;
+    const int rc = walk_suite(&(struct walk){.engine = e,
+                                             .variant = variant,
+                                             .n_variants = count,
+                                             .suite = suite,
+                                             .chat = s->chat,
+                                             .max_new = s->max_new});
     e->config = opened;
-    free(tally);
+    free(variant);
     return rc;
 }
 
@@ -142,22 +136,30 @@ int eval_sweep(const char *name, const struct engine_args *args, const struct sw
 {
     struct engine_args first = *args;
     struct engine e = {0};
-    struct entry *list = NULL;
+    const int budgets = s->budgets.n ? s->budgets.n : 1;
+    struct entry *list = xcalloc((size_t)s->configs.n, sizeof *list);
+    struct run *runs = xcalloc((size_t)s->configs.n * (size_t)budgets, sizeof *runs);
     struct suite *suite = NULL;
     struct output out = {0};
-    int status = 1, rc = -1;
+    int status = 1, rc = -1, n = 0;
 
-    list = xcalloc((size_t)s->configs.n, sizeof *list);
     if (load_entries(list, s, args->model != NULL)) goto done;
     first.config = list[0].path;
     tracer_not_here(name);
     if ((status = engine_open(&e, name, &first)) != 0) goto done;
     status = 1;
     if ((suite = suite_load(s->data, e.model.config.V)) == NULL) goto done;
-    if (try_runs(list, s, &e.model) || output_open(&out, s->out)) goto done;
-    print_head(out.f, &e, list, s, argc, argv);
     for (int i = 0; i < s->configs.n; i++)
-        if (run_entry(&e, out.f, &list[i], s, suite)) goto done;
+        for (int k = 0, has = 1; k < budgets && has; k++)
+            if ((has = open_run(&runs[n++], &list[i], s->budgets.n ? s->budgets.v[k] : 0, &e)) < 0)
+                goto done;
+    if (output_open(&out, s->out)) goto done;
+    print_head(out.f, &e, list, s, argc, argv);
+    for (int i = 0; i < n; i++) {
+        if (runs[i].tally == NULL && run_first(&e, runs + i, n - i, s, suite)) goto done;
+        tally_rows(out.f, suite, runs[i].tally, runs[i].entry->label, runs[i].budget);
+        fflush(out.f);
+    }
     rc = 0;
 
 done:
@@ -166,6 +168,12 @@ done:
         run_config_free(&list[i].config);
         free(list[i].label);
     }
+    for (int i = 0; i < n; i++) {
+        run_config_free(&runs[i].config);
+        free(runs[i].named);
+        free(runs[i].tally);
+    }
+    free(runs);
     free(list);
     suite_free(suite);
     engine_close(&e);

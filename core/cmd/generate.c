@@ -143,7 +143,7 @@ int cmd_generate(int argc, char **argv)
         goto done;
     if (ids_file && engine_tokenizer(&e, false)) goto done;
     if ((method = method_open(&e.config, &e.model)) == NULL) goto done;
-    if ((session = engine_session_told(&e, method, n + max_new, max_new)) == NULL) goto done;
+    if ((session = engine_session_told(&e, &method, 1, n + max_new, max_new)) == NULL) goto done;
     tracer = tracer_from_environment(&e, method, argc, argv, &rc);
     if (rc) goto done;
 

@@ -381,7 +381,12 @@ static int trace_found(struct engine *e, const struct candidate *c, const struct
     if (m == NULL) return -1;
     struct tracer *t = tracer_from_environment(e, m, argc, argv, &rc);
     if (t) {
-        rc = walk_suite(&(struct walk){.engine = e, .method = m, .suite = suite, .tracer = t});
+        rc = walk_suite(&(struct walk){.engine = e,
+                                       .variant = &(struct variant){.config = &e->config},
+                                       .n_variants = 1,
+                                       .method = m,
+                                       .suite = suite,
+                                       .tracer = t});
         rc = tracer_close(t, rc);
     }
     method_close(m);

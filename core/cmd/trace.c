@@ -96,6 +96,8 @@ int cmd_trace(int argc, char **argv)
     if ((method = method_open(&e.config, &e.model)) == NULL) goto done;
     if ((tracer = tracer_open(&spec, &e, method)) == NULL) goto done;
     rc = walk_suite(&(struct walk){.engine = &e,
+                                   .variant = &(struct variant){.config = &e.config},
+                                   .n_variants = 1,
                                    .method = method,
                                    .suite = suite,
                                    .tracer = tracer,

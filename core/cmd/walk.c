@@ -1,4 +1,4 @@
-/* walk.c - goes through a suite line by line under a method. */
+/* walk.c - goes through a suite line by line, under one method or several. */
 #include "core/cmd/walk.h"
 #include "core/base/base.h"
 
@@ -12,10 +12,13 @@
 struct line_run {
     const struct walk *w;
     struct session *session;
-    struct method *method;
+    struct method **method; /* [n_variants], NULL: to be opened */
     int index;
     const struct suite_line *line;
-    struct tally *tally; /* of this line alone */
+    const int *ids; /* [n] the prompt */
+    int n;
+    struct tally *tally; /* [n_variants] of this line alone */
+    struct progress *progress;
 };
 
 /* The expected answers, as JSON, for the dump. */
@@ -31,70 +34,48 @@ static char *answers_json(const struct suite_line *l)
     return text;
 }
 
-static int run_tokens(const struct line_run *run)
+/* Follows the text of the line from FIRST [V], the logits after its prefill. */
+static int run_tokens(const struct line_run *run, struct method *m, const float *first,
+                      struct tally *tally)
 {
     const struct walk *w = run->w;
     const struct suite_line *l = run->line;
-    const struct hooks *tap = tracer_hooks(w->tracer);
-    const int V = w->engine->model.config.V;
     int rc = -1, *argmax = xcalloc((size_t)l->n + 1, sizeof *argmax);
-    float *nll = xcalloc((size_t)l->n + 1, sizeof *nll),
-          *first = xmalloc((size_t)V * sizeof *first);
+    float *nll = xcalloc((size_t)l->n + 1, sizeof *nll);
     char *answers = answers_json(l);
-    const float *logits;
 
-    if (w->tracer) {
-        const int begun = tracer_begin(w->tracer, run->index, l->task, l->ids, l->n_prefill, l->n,
-                                       l->n - l->n_prefill);
-        if (begun) {
-            rc = begun < 0 ? -1 : 0;
-            goto done;
-        }
-    }
-    if (method_prefill(run->method, run->session, l->ids, l->n_prefill, tap, &logits)) goto done;
-    memcpy(first, logits, (size_t)V * sizeof *first);
-    if (decode_known(run->session, run->method, tap, l->ids, l->n_prefill, l->n, first, argmax,
+    if (decode_known(run->session, m, tracer_hooks(w->tracer), l->ids, run->n, l->n, first, argmax,
                      nll))
         goto done;
-    if (w->tracer &&
-        tracer_end(w->tracer, w->engine, l->ids, l->n, nll + l->n_prefill, "", answers))
+    if (w->tracer && tracer_end(w->tracer, w->engine, l->ids, l->n, nll + run->n, "", answers))
         goto done;
-    tally_tokens(run->tally, l, argmax, nll);
+    tally_tokens(tally, l, argmax, nll);
     rc = 0;
 
 done:
     cJSON_free(answers);
     free(argmax);
     free(nll);
-    free(first);
     return rc;
 }
 
-static int run_text(const struct line_run *run, const int *ids, int n)
+/* Decodes an answer to the prompt of the line from FIRST [V]. */
+static int run_text(const struct line_run *run, struct method *m, const float *first,
+                    struct tally *tally)
 {
     const struct walk *w = run->w;
     const struct suite_line *l = run->line;
     const struct model_config *c = &w->engine->model.config;
-    const struct hooks *tap = tracer_hooks(w->tracer);
+    const int n = run->n;
     int rc = -1, count = 0, *out = xmalloc((size_t)(n + w->max_new) * sizeof *out);
     float *nll = xmalloc((size_t)(w->max_new + 1) * sizeof *nll);
     char *answers = answers_json(l), *text = NULL;
     size_t size;
-    const float *logits;
     struct sampler greedy = {0};
 
     sampler_open(&greedy, (struct sampling){.top_p = 1}, c->V);
-    memcpy(out, ids, (size_t)n * sizeof *out);
-    if (w->tracer) {
-        const int begun =
-            tracer_begin(w->tracer, run->index, l->task, ids, n, n + w->max_new, w->max_new);
-        if (begun) {
-            rc = begun < 0 ? -1 : 0;
-            goto done;
-        }
-    }
-    if (method_prefill(run->method, run->session, ids, n, tap, &logits)) goto done;
-    if (decode_free(run->session, run->method, tap, logits, w->max_new, c->eos,
+    memcpy(out, run->ids, (size_t)n * sizeof *out);
+    if (decode_free(run->session, m, tracer_hooks(w->tracer), first, w->max_new, c->eos,
                     w->ignore_eos ? 0 : c->n_eos, &greedy, out + n, nll, &count, NULL, NULL))
         goto done;
     if (w->engine->tokenizer &&
@@ -103,7 +84,7 @@ static int run_text(const struct line_run *run, const int *ids, int n)
     if (w->tracer &&
         tracer_end(w->tracer, w->engine, out, n + count, nll, text ? text : "", answers))
         goto done;
-    tally_text(run->tally, l, text ? text : "");
+    tally_text(tally, l, text ? text : "");
     rc = 0;
 
 done:
@@ -115,30 +96,88 @@ done:
     return rc;
 }
 
+/* A token-level line whose text is followed. */
+static bool follows(const struct walk *w, const struct suite_line *l)
+{
+    return l->ids && !w->decode_ids;
+}
+
+/* The line under variant V; the first of them prefills, and leaves in FIRST [V] what follows. */
+static int run_variant(const struct line_run *run, int v, float *first)
+{
+    const struct walk *w = run->w;
+    const struct model *model = &w->engine->model;
+    struct method **own = &run->method[v];
+    const float *logits;
+    if (*own == NULL && (*own = method_open(w->variant[v].config, model)) == NULL) return -1;
+    struct method *m = w->tracer ? w->method : *own;
+    if (v > 0) {
+        session_rewind(run->session, run->n);
+    } else {
+        if (method_prefill(m, run->session, run->ids, run->n, tracer_hooks(w->tracer), &logits))
+            return -1;
+        memcpy(first, logits, (size_t)model->config.V * sizeof *first); /* passes overwrite them */
+    }
+    if ((follows(w, run->line) ? run_tokens : run_text)(run, m, first, &run->tally[v])) return -1;
+    if (w->n_variants > 1) { /* one at a time holds memory for a prompt */
+        method_close(*own);
+        *own = NULL;
+    }
+    return 0;
+}
+
+static int run_line(const struct line_run *run)
+{
+    const struct walk *w = run->w;
+    const struct suite_line *l = run->line;
+    const int steps = follows(w, l) ? l->n - l->n_prefill : w->max_new;
+    float *first = xmalloc((size_t)w->engine->model.config.V * sizeof *first);
+    int rc = 0; /* 1: a resumed trace has it */
+
+    if (w->tracer)
+        rc = tracer_begin(w->tracer, run->index, l->task, run->ids, run->n, run->n + steps, steps);
+    for (int v = 0; v < w->n_variants && rc == 0; v++) {
+        if (run->progress) progress_show(run->progress, (long)run->index * w->n_variants + v);
+        const char *named = name_failures(w->variant[v].name);
+        rc = run_variant(run, v, first);
+        name_failures(named);
+    }
+    free(first);
+    return rc < 0 ? -1 : 0;
+}
+
 /* Lines FIRST, FIRST + STRIDE, ... in one session. 0, or -1 after fail(). */
 static int run_lines(const struct walk *w, int first, int stride, int room, int steps,
                      int *const *ids, const int *n, struct tally *each, struct progress *progress)
 {
     const struct suite *s = w->suite;
+    const size_t variants = (size_t)w->n_variants;
     int rc = -1;
-    struct method *method = method_open(&w->engine->config, &w->engine->model);
-    struct session *session = method ? engine_session_told(w->engine, method, room, steps) : NULL;
+    struct method **method = xcalloc(variants, sizeof(struct method *));
+    struct session *session = NULL;
+    for (size_t v = 0; v < variants; v++)
+        if ((method[v] = method_open(w->variant[v].config, &w->engine->model)) == NULL) goto done;
+    session = engine_session_told(w->engine, method, w->n_variants, room, steps);
     if (session == NULL) goto done;
     for (int i = first; i < s->n; i += stride) {
-        struct line_run run = {w, session,     w->tracer ? w->method : method,
-                               i, &s->line[i], &each[i]};
-        if (first == 0) progress_show(progress, i);
-        if (run.line->ids && !w->decode_ids) {
-            if (run_tokens(&run)) goto done;
-        } else if (run_text(&run, ids[i] ? ids[i] : run.line->ids, ids[i] ? n[i] : run.line->n)) {
-            goto done;
-        }
+        const struct suite_line *l = &s->line[i];
+        const struct line_run run = {.w = w,
+                                     .session = session,
+                                     .method = method,
+                                     .index = i,
+                                     .line = l,
+                                     .ids = ids[i] ? ids[i] : l->ids,
+                                     .n = n[i],
+                                     .tally = each + (size_t)i * variants,
+                                     .progress = first == 0 ? progress : NULL};
+        if (run_line(&run)) goto done;
     }
     rc = 0;
 
 done:
     session_close(session);
-    method_close(method);
+    for (size_t v = 0; v < variants; v++) method_close(method[v]);
+    free(method);
     return rc;
 }
 
@@ -147,26 +186,26 @@ int walk_suite(const struct walk *w)
     const struct suite *s = w->suite;
     int rc = -1, room = 1, steps = 1, workers = omp_get_max_threads();
     int **ids = xcalloc((size_t)s->n, sizeof *ids), *n = xcalloc((size_t)s->n, sizeof *n);
-    struct tally *each = xcalloc((size_t)s->n, sizeof *each);
+    struct tally *each = xcalloc((size_t)s->n * (size_t)w->n_variants, sizeof *each);
     char *why = NULL;
     struct progress progress = {0};
 
     for (int i = 0; i < s->n; i++) { /* the longest line decides how much memory is needed */
         const struct suite_line *l = &s->line[i];
-        const bool tokens = l->ids && !w->decode_ids;
-        int new_tokens = tokens ? l->n - l->n_prefill : w->max_new;
+        const bool tokens = follows(w, l);
+        const int new_tokens = tokens ? l->n - l->n_prefill : w->max_new;
+        n[i] = tokens ? l->n_prefill : l->n;
         if (l->ids == NULL && engine_prompt(w->engine, l->prompt, NULL, w->chat, &ids[i], &n[i]))
             goto done;
         if (tokens && w->tracer && new_tokens == 0) {
             fail("sample %d: n_prefill is its whole length: there is no step to trace", i);
             goto done;
         }
-        const int length = tokens ? l->n : (l->ids ? l->n : n[i]) + new_tokens;
-        if (length > room) room = length;
+        if (n[i] + new_tokens > room) room = n[i] + new_tokens;
         if (new_tokens > steps) steps = new_tokens;
     }
     if (w->tracer) tracer_announce(w->tracer, room, steps, s->n);
-    progress_start(&progress, w->tracer ? "trace" : "eval", s->n);
+    progress_start(&progress, w->tracer ? "trace" : "eval", (long)s->n * w->n_variants);
     /* Lines side by side, one a core, need no waiting for each other inside a layer. A trace is
      * written in order; long contexts take all cores and one cache; and a device runs one step at
      * a time. */
@@ -191,9 +230,10 @@ int walk_suite(const struct walk *w)
             goto done;
         }
     }
-    for (int i = 0; w->tally && i < s->n;
-         i++) { /* in the order of the lines, so that sums repeat */
-        struct tally *t = &w->tally[suite_task(s, s->line[i].task)];
+    for (int i = 0; i < s->n * w->n_variants; i++) { /* by line, so that sums repeat */
+        const struct variant *v = &w->variant[i % w->n_variants];
+        if (v->tally == NULL) continue;
+        struct tally *t = &v->tally[suite_task(s, s->line[i / w->n_variants].task)];
         t->correct += each[i].correct;
         t->total += each[i].total;
         t->nll += each[i].nll;

@@ -19,7 +19,7 @@ struct method {
     int (*start)(struct method *m, struct session *s, int n);
     /* Called by method_begin() after each prefill, before the first step. */
     int (*begin)(struct method *m, struct session *s);
-    /* Says on stderr what the run since start() was like, or NULL. */
+    /* Says on stderr what the runs since method_open() were like, or NULL. */
     void (*report)(const struct method *m);
     void (*close)(struct method *m);
 

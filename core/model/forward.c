@@ -23,6 +23,7 @@ struct session {
     struct scratch scratch, rows, stream, seen, logits, outcomes;
     const float *host_logits; /* of the last pass that wanted them */
     const struct outcome *outcome;
+    struct outcome prefilled;   /* that of the last prefill */
     struct step_graph graph[2]; /* a run and its traced twin take turns */
     int next_graph;
     uint64_t step_memory; /* hash of the addresses that recorded steps use */
@@ -232,6 +233,7 @@ void session_fill(struct session *s, int length, uint64_t seed)
 void session_rewind(struct session *s, int length)
 {
     s->length = length;
+    if (length == s->prompt) s->outcome = &s->prefilled;
 }
 
 int session_length(const struct session *s)
@@ -514,5 +516,6 @@ int prefill(struct session *s, const int *ids, int n, const struct hooks *method
     s->length = n;
     if (logits == NULL) return 0;
     *logits = s->host_logits;
+    s->prefilled = s->outcome[0];
     return check_finite(s, 1, n - 1);
 }

@@ -39,7 +39,7 @@ void session_start(struct session *s, int prompt);
 /* Forgets how the last step was recorded: method_begin() does, when what hooks look at changes. */
 void session_forget_steps(struct session *s);
 
-/* Forgets the tokens from LENGTH on. */
+/* Forgets the tokens from LENGTH on. Back at the end of a prefill, so is session_outcome(). */
 void session_rewind(struct session *s, int length);
 int session_length(const struct session *s);
 int session_room(const struct session *s);
