@@ -34,8 +34,8 @@ static void blank(struct runes *out, struct runes text, const char *set, const c
         const uint32_t c = text.c[i];
         size_t n = c < 0x80 && c && strchr(set, (int)c) ? 1 : 0;
         for (const char *const *w = words; n == 0 && w && *w; w++)
-            if (runes_find_ascii(runes_slice(text, i, i + strlen(*w)), *w, 0) == 0 &&
-                i + strlen(*w) <= text.n)
+            if (i + strlen(*w) <= text.n &&
+                runes_find_ascii(runes_slice(text, i, i + strlen(*w)), *w, 0) == 0)
                 n = strlen(*w);
         runes_add(out, n ? ' ' : c);
         i += n ? n : 1;

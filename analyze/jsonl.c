@@ -1,6 +1,7 @@
 /* jsonl.c - JSON as Python's json.loads reads it. */
 #include "analyze/jsonl.h"
 #include "core/base/base.h"
+#include "core/base/json.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -106,36 +107,16 @@ static int read_string(struct reader *r, struct runes *text)
     return 0;
 }
 
-static bool skip_digits(struct reader *r)
-{
-    const char *from = r->p;
-    while (r->p < r->end && *r->p >= '0' && *r->p <= '9') r->p++;
-    return r->p > from;
-}
-
 static int read_number(struct reader *r, struct jsonl *v)
 {
-    v->kind = JSONL_WHOLE;
+    v->kind = JSONL_REAL;
     v->at = r->p;
-    if (take(r, "NaN") || take(r, "Infinity") || take(r, "-Infinity")) {
-        v->kind = JSONL_REAL;
-    } else {
-        take(r, "-");
-        const char *first = r->p;
-        if (!skip_digits(r)) return bad(r, "a JSON value");
-        if (*first == '0' && r->p > first + 1) {
-            r->p = first + 1;
-            return bad(r, "a number without leading zeros");
-        }
-        if (take(r, ".")) {
-            v->kind = JSONL_REAL;
-            if (!skip_digits(r)) return bad(r, "a digit after the decimal point");
-        }
-        if (take(r, "e") || take(r, "E")) {
-            v->kind = JSONL_REAL;
-            if (!take(r, "+")) take(r, "-");
-            if (!skip_digits(r)) return bad(r, "a digit of the exponent");
-        }
+    if (!take(r, "NaN") && !take(r, "Infinity") && !take(r, "-Infinity")) {
+        const char *expected = json_skip_number(&r->p, r->end);
+        if (expected) return bad(r, expected);
+        v->kind = JSONL_WHOLE;
+        for (const char *p = v->at; p < r->p; p++)
+            if (*p == '.' || *p == 'e' || *p == 'E') v->kind = JSONL_REAL;
     }
     v->size = (size_t)(r->p - v->at);
     return 0;

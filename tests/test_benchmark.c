@@ -7,6 +7,7 @@
 #include "core/task/prediction_file.h"
 #include "core/task/template.h"
 #include "tests/check.h"
+#include "tests/scored.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -209,7 +210,7 @@ static struct benchmark *open_text(enum benchmark_kind kind, const char *task, c
         dir = check_scratch("made");
         mkdir(dir, 0777);
     }
-    char *path = xprintf("%s/%s.jsonl", dir, task);
+    char *path = xprintf("%s/%s%s.jsonl", dir, task, kind == LONGBENCH_E ? "_e" : "");
     char *prompts = xprintf("{\"%s\": \"%s\"}", task, template);
     char *lengths = xprintf("{\"%s\": 5}", task);
     char *p = xprintf("%s/dataset2prompt.json", dir), *l = xprintf("%s/dataset2maxlen.json", dir);
@@ -267,18 +268,36 @@ static void lines_are_refused_by_number(void)
         {LONGBENCH, "qasper", "{\"answers\": [\"x\"], \"length\": 3}", "",
          "\"all_classes\": expected a list of strings, found nothing"},
         {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "3.5"), "",
-         "\"length\": expected a whole number, found a fraction"},
+         "\"length\": expected a whole number from 0, found a fraction"},
+        {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "-3"), "", "found a negative one"},
+        {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "01"), "",
+         "qasper.jsonl:1: not valid JSON at line 1 (byte 79): expected a number without leading "
+         "zeros, found '1'"},
+        {LONGBENCH, "qasper", LB("[\"x\ty\"]", "[]", "1"), "",
+         "expected control characters in strings to be escaped, found byte 0x09"},
+        {LONGBENCH, "passage_retrieval_en", LB("[\"Paragraph 3\", \"Paragraph x\"]", "[]", "1"), "",
+         "answers[1]: expected \"Paragraph \" and a number, found \"Paragraph x\""},
+        {LONGBENCH, "passage_retrieval_zh", LB("[\"\"]", "[]", "1"), "",
+         "answers[0]: expected \"段"},
         {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "3"), "{contxt}",
          "dataset2prompt.json: \"qasper\": {contxt}: expected a field of the data, found none of "
          "that name"},
         {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "3"), "{question}", "\"qasper\": {question}"},
         {LONGBENCH, "qasper", LB("[\"x\"]", "[]", "3"), "{}",
          "dataset2prompt.json: \"qasper\": expected"},
-        {INFINITEBENCH, "passkey", IB("[]", "[]"), "", "\"answer\": expected one item at least"},
-        {INFINITEBENCH, "passkey", IB("null", "[]"), "", "\"answer\": expected a string, a number"},
-        {INFINITEBENCH, "passkey", IB("[1, null]", "[]"), "",
-         "answer[1]: expected a string, a number or a list, found null"},
-        {INFINITEBENCH, "passkey", IB("1", "[]"), "{prefix}", "\"passkey\": {prefix}"},
+        {INFINITEBENCH, "passkey", IB("[]", "[]"), "",
+         "\"answer\": expected a string, or a list of one or more strings, found an empty list"},
+        {INFINITEBENCH, "passkey", IB("null", "[]"), "", "\"answer\": expected a string, or"},
+        {INFINITEBENCH, "passkey", IB("[\"1\", null]", "[]"), "",
+         "passkey.jsonl:1: answer[1]: expected a string, found null"},
+        {INFINITEBENCH, "longbook_qa_eng", IB("\"a\"", "[]"), "",
+         "\"answer\": expected a list of one or more strings, found a string"},
+        {INFINITEBENCH, "code_run", IB("2.0", "[]"), "",
+         "\"answer\": expected a whole number, or a list of one or more whole numbers, found a "
+         "fraction"},
+        {INFINITEBENCH, "math_calc", IB("[[1, \"2\"]]", "[]"), "",
+         "answer[0][1]: expected a whole number, found a string"},
+        {INFINITEBENCH, "passkey", IB("\"1\"", "[]"), "{prefix}", "\"passkey\": {prefix}"},
         {INFINITEBENCH, "code_run", IB("1", "[]"), "{func}", "expected a call like func_12(-3)"},
         {INFINITEBENCH, "math_find", IB("1", "[]"), "{prefix}", "expected a question like"},
         {INFINITEBENCH, "code_debug", IB("\"a\"", "[\"a\"]"), "", "expected four strings, found 1"},
@@ -326,13 +345,91 @@ static void lines_are_refused_by_number(void)
           "%s", last_failure());
 }
 
+/* A run must not begin whose predictions its scorer refuses, nor a label that it takes be refused.
+ * Each of ANSWERS as each task's label: what is taken is scored, and what is refused is not. */
+static void labels_are_what_the_scorers_take(void)
+{
+    static const char *const answers[] = {
+        "\"a\"",
+        "\"\"",
+        "[\"a\"]",
+        "[\"a\", \"b\"]",
+        "[\"a\", \"B\"]",
+        "[\"a\", \"b\", \"c\"]",
+        "[\"Paragraph 12\"]",
+        "[\"see Paragraph x, Paragraph 3\"]",
+        "[\"Paragraph \"]",
+        "[\"段落7\", \"段落\"]",
+        "[\"\\u6bb5\\u843d7\"]",
+        "5",
+        "-5",
+        "5.0",
+        "1e3",
+        "[5]",
+        "[5, \"a\"]",
+        "[5, 5.5]",
+        "[5.5, 5]",
+        "[\"a\", 5]",
+        "[[1, 2]]",
+        "[[1, 2], \"a\"]",
+        "[[1, 2.5]]",
+        "[[1, \"a\"]]",
+        "[[]]",
+        "[[\"a\"]]",
+        "[1, [2]]",
+        "[]",
+        "{}",
+        "{\"a\": 1}",
+        "true",
+        "[null]",
+        "null",
+    };
+    static const char *const lengths[] = {"0", "12", "-1", "1.5", "\"1\"", "null"};
+    int taken = 0;
+    for (int kind = 0; kind < BENCHMARKS; kind++)
+        for (const struct benchmark_task *task = benchmark_tasks((enum benchmark_kind)kind);
+             task->name; task++)
+            for (size_t i = 0; i < COUNT_OF(answers) + COUNT_OF(lengths); i++) {
+                const bool e = kind == LONGBENCH_E;
+                if (e && !(task->traits & TASK_ENGLISH_E)) continue;
+                const char *answer = i < COUNT_OF(answers)           ? answers[i]
+                                     : task->traits & TASK_PARAGRAPH ? "[\"Paragraph 1\"]"
+                                                                     : "[\"段落1\"]";
+                const char *length = i < COUNT_OF(answers) ? "3" : lengths[i - COUNT_OF(answers)];
+                char *fields = xprintf("\"answers\": %s, \"answer\": %s, \"length\": %s, "
+                                       "\"all_classes\": [\"a\"], \"options\": " ABCD "}\n",
+                                       answer, answer, length);
+                char *data = xprintf("{\"prompt\": \"p\", %s", fields);
+                char *label = xprintf("{\"pred\": \"p\", \"label\": %s, %s", answer, fields);
+                struct text head = {0}, tail = {0};
+                struct benchmark *b = open_text((enum benchmark_kind)kind, task->name, data, "");
+                if (b && benchmark_label(&b->set[0], 0, &head, &tail) == 0) {
+                    text_add(&head, "\"p\"", 3);
+                    text_add(&head, tail.s, tail.n);
+                    CHECK(scorer_takes(task->name, e, head.s, head.n - 1), "%s: %.*s: %s",
+                          task->name, (int)head.n, head.s, last_failure());
+                    taken++;
+                } else if (i < COUNT_OF(answers) && !(task->traits & TASK_OPTIONS)) {
+                    CHECK(!scorer_takes(task->name, e, label, strlen(label) - 1),
+                          "%s: a label that is scored is refused: %s", task->name, label);
+                }
+                benchmark_close(b);
+                free(head.s);
+                free(tail.s);
+                free(fields);
+                free(data);
+                free(label);
+            }
+    CHECK(taken > 200, "%d taken", taken);
+}
+
 static void fuzzed_lines_are_taken_or_refused(void)
 {
     static const char *const lines[] = {
         LB("[\"x\", \"\\u00e9\\ud83d\\ude00\"]", "[\"a\"]", "3"),
         IB("[\"a\", \"A\"]", ABCD),
-        "{\"context\": \"c\", \"input\": \"The largest number of func_1(-2)\", \"answer\": [[1, "
-        "2.0]]}",
+        "{\"context\": \"c\", \"input\": \"The largest number of func_1(-2)\", \"answer\": [1, "
+        "2.0]}",
     };
     static const struct {
         enum benchmark_kind kind;
@@ -682,6 +779,7 @@ int main(void)
     all_tasks_are_there();
     prompts_and_labels_are_exact();
     lines_are_refused_by_number();
+    labels_are_what_the_scorers_take();
     fuzzed_lines_are_taken_or_refused();
     the_middle_is_cut_out();
     prediction_files_go_on();

@@ -593,7 +593,7 @@ static void variables_are_tracked(const struct tokenizer *t)
         o.questions = 1;
         CHECK(gen_text(&l, &o, t, 1) == 0, "%s", last_failure());
         if (l.prompt == NULL) continue;
-        CHECK(l.match_all && l.n_answers == n, "%d answers", l.n_answers);
+        CHECK(l.match == MATCH_EACH && l.n_answers == n, "%d answers", l.n_answers);
         char *question = strstr(l.prompt, "\nQuestion"), *words = xstrdup("");
         CHECK(question && sscanf(question, "\nQuestion: Which %d variables have the value %d",
                                  &asked, &value) == 2,

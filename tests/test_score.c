@@ -5,6 +5,7 @@
 #include "analyze/rouge.h"
 #include "core/base/base.h"
 #include "core/base/file.h"
+#include "core/base/json.h"
 #include "tests/check.h"
 
 #include <math.h>
@@ -375,6 +376,90 @@ static void what_is_wrong_is_named(void)
     mute_failures(false);
 }
 
+/* Whether json_parse(), which reads what is run, and the scorers' reader take TEXT. */
+static void readers_take(const char *text, size_t n, bool *json, bool *jsonl)
+{
+    struct jsonl v;
+    cJSON *o = json_parse("text", text, n);
+    *json = o != NULL;
+    cJSON_Delete(o);
+    *jsonl = jsonl_parse("text", text, n, &v) == 0;
+    jsonl_free(&v);
+}
+
+/* What a run takes must be what its scorer takes; json.loads of Python 3.11 as JSONL. */
+static void both_readers_of_json_agree(void)
+{
+    static const struct {
+        const char *text;
+        bool json, jsonl;
+    } cases[] = {
+        {"[0, -0, 10, -1.5, 0.25, 1e5, 1E+05, 2.5e-3]", true, true},
+        {" {\"a\" : [ ] , \"b\":{ }, \"c\": [true,false,null]}\r\n", true, true},
+        {"\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\"", true, true},
+        {"[01]", false, false},
+        {"[-01.5]", false, false},
+        {"[1.]", false, false},
+        {"[.5]", false, false},
+        {"[-.5]", false, false},
+        {"[+1]", false, false},
+        {"[1e]", false, false},
+        {"[1.5e+]", false, false},
+        {"[-]", false, false},
+        {"[0x10]", false, false},
+        {"[1,]", false, false},
+        {"[,1]", false, false},
+        {"[1 2]", false, false},
+        {"{\"a\": 1,}", false, false},
+        {"{\"a\" 1}", false, false},
+        {"{a: 1}", false, false},
+        {"{'a': 1}", false, false},
+        {"[tru]", false, false},
+        {"[1", false, false},
+        {"{\"a\": \"b", false, false},
+        {"\"\\", false, false},
+        {"\"a\tb\"", false, false},
+        {"[1,\v2]", false, false},
+        {"\"\\x41\"", false, false},
+        {"\"\\u12g4\"", false, false},
+        {"\"\\u12", false, false},
+        {"1 2", false, false},
+        {"", false, false},
+        {"[NaN, -Infinity]", false, true},
+        {"\"\\ud83d\"", false, true},
+    };
+    const bool muted = mute_failures(true);
+    bool json, jsonl;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        readers_take(cases[i].text, strlen(cases[i].text), &json, &jsonl);
+        CHECK(json == cases[i].json && jsonl == cases[i].jsonl, "%s: %d, %d", cases[i].text, json,
+              jsonl);
+    }
+    CHECK(json_parse("name", "{\"a\":\n 01}", 11) == NULL &&
+              strcmp(last_failure(), "name: not valid JSON at line 2 (byte 8): expected a number "
+                                     "without leading zeros, found '1'") == 0,
+          "%s", last_failure());
+
+    /* A line with a few bytes replaced: cJSON alone took 01, 1., \\uzzzz and bare control bytes. */
+    static const char line[] =
+        "{\"a\": [10, -2.5e+03, \"\\u00e9\\n x\"], \"b\": {\"c\": 0}, \"d\": null}";
+    static const char bytes[] = "0123456789+-.eE\"\\{}[]:, \t\n\x01unfa";
+    struct rng r;
+    int taken = 0;
+    rng_seed(&r, 11);
+    for (int i = 0; i < 20000; i++) {
+        char text[sizeof line];
+        memcpy(text, line, sizeof line);
+        for (uint32_t k = 1 + rng_below(&r, 3); k > 0; k--)
+            text[rng_below(&r, sizeof line - 1)] = bytes[rng_below(&r, sizeof bytes - 1)];
+        readers_take(text, sizeof line - 1, &json, &jsonl);
+        CHECK(!json || jsonl, "%s: %s", text, last_failure());
+        taken += json;
+    }
+    mute_failures(muted);
+    CHECK(taken > 1000, "only %d of 20000 taken: the fuzz tests little", taken);
+}
+
 int main(void)
 {
     set_program_name("test_score");
@@ -391,5 +476,6 @@ int main(void)
     subsequences_are_those_of_the_plain_table();
     what_is_wrong_is_named();
     jieba_close(jieba);
+    both_readers_of_json_agree();
     return check_report("test_score");
 }

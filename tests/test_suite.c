@@ -186,7 +186,8 @@ static void all_answers_must_occur_where_a_line_says_so(void)
         "{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"ab\", \"cd\"], \"match\": \"all\"}\n"
         "{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"ab\", \"cd\"], \"match\": \"any\"}\n";
     struct suite *s = load(text, strlen(text), 0);
-    CHECK(s && s->n == 2 && s->line[0].match_all && !s->line[1].match_all, "%s", last_failure());
+    CHECK(s && s->n == 2 && s->line[0].match == MATCH_ALL && s->line[1].match == MATCH_ANY, "%s",
+          last_failure());
     if (s == NULL) return;
     static const struct {
         const char *said;
@@ -207,10 +208,46 @@ static void all_answers_must_occur_where_a_line_says_so(void)
     suite_line_write(f, &s->line[1]);
     fclose(f);
     struct suite *back = load(again, size, 0);
-    CHECK(back && back->line[0].match_all && !back->line[1].match_all, "%s", again);
+    CHECK(back && back->line[0].match == MATCH_ALL && back->line[1].match == MATCH_ANY, "%s",
+          again);
     suite_free(back);
     suite_free(s);
     free(again);
+}
+
+/* RULER's string_match_all: 100 times the mean over lines of the share of references that occur,
+ * whatever the case; here of lines with three references each. */
+static void each_answer_counts_by_itself_where_a_line_says_so(void)
+{
+    static const char text[] =
+        "{\"task\": \"vt\", \"prompt\": \"p\", \"answers\": [\"XAB\", \"QCD\", "
+        "\"ZEF\"], \"match\": \"each\"}\n";
+    static const struct {
+        const char *said;
+        int found;
+    } cases[] = {
+        {"XAB, QCD, ZEF", 3}, {"zef qcd", 2}, {"XAB XAB XAB", 1}, {"XA B QC D", 0}, {"", 0}};
+    struct suite *s = load(text, strlen(text), 0);
+    CHECK(s && s->line[0].match == MATCH_EACH, "%s", last_failure());
+    if (s == NULL) return;
+    struct tally t = {0};
+    double mean = 0;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const int before = t.correct;
+        tally_text(&t, &s->line[0], cases[i].said);
+        CHECK(t.correct - before == cases[i].found, "%s: %d", cases[i].said, t.correct - before);
+        mean += cases[i].found / 3.0 / COUNT_OF(cases);
+    }
+    CHECK(t.total == 15 && fabs((double)t.correct / t.total - mean) < 1e-15, "%d of %d", t.correct,
+          t.total);
+    char *again = NULL;
+    size_t size;
+    FILE *f = open_memstream(&again, &size);
+    suite_line_write(f, &s->line[0]);
+    fclose(f);
+    CHECK(strcmp(again, text) == 0, "%s", again);
+    free(again);
+    suite_free(s);
 }
 
 /* Wilson's interval of 1 of 4 at 95 %: 0.0456 to 0.6994 (the formula of Wilson 1927 by hand). */
@@ -331,6 +368,7 @@ int main(void)
     lines_are_refused_by_number();
     answers_are_judged_without_their_stop_token();
     all_answers_must_occur_where_a_line_says_so();
+    each_answer_counts_by_itself_where_a_line_says_so();
     a_sweep_has_rows_of_its_own();
     overlapping_spans_count_a_token_once();
     infinite_nll_is_no_json_number();

@@ -3,8 +3,10 @@
 #include "core/base/base.h"
 #include "core/base/file.h"
 
+#include <ctype.h>
 #include <limits.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,12 +18,11 @@ static int by_name(const void *a, const void *b)
 }
 
 /* Two members of one name make the meaning depend on the reader: refused. */
-static int check_keys(const char *name, const cJSON *item, int depth)
+static int check_keys(const char *name, const cJSON *item)
 {
     int n = 0, rc = 0;
-    if (depth > DEEPEST) return fail("%s: JSON nested deeper than %d levels", name, DEEPEST);
     for (const cJSON *c = item->child; c; c = c->next) {
-        if (c->child && check_keys(name, c, depth + 1)) return -1;
+        if (c->child && check_keys(name, c)) return -1;
         n++;
     }
     if (!cJSON_IsObject(item) || n < 2) return 0;
@@ -36,46 +37,141 @@ static int check_keys(const char *name, const cJSON *item, int depth)
     return rc;
 }
 
-/* cJSON recurses once per level: what is nested too deeply must be refused before it parses. */
-static int check_depth(const char *name, const char *text, size_t size)
+/* ---- the grammar of RFC 8259. cJSON takes more: 01, 1., \uZZZZ, control characters anywhere; what
+ * it reads so, another program that is given the same file refuses.
+ *
+ * Each skip_...() moves *P past what stands there and returns NULL, or leaves *P where something
+ * else was expected and returns what. */
+
+static void skip_space(const char **p, const char *end)
 {
-    int depth = 0;
-    bool quoted = false;
-    for (size_t i = 0; i < size; i++) {
-        char c = text[i];
-        if (quoted && c == '\\')
-            i++;
-        else if (c == '"')
-            quoted = !quoted;
-        else if (quoted)
-            continue;
-        else if (c == '[' || c == '{')
-            depth++;
-        else if (c == ']' || c == '}')
-            depth--;
-        if (depth > DEEPEST) return fail("%s: JSON nested deeper than %d levels", name, DEEPEST);
+    while (*p < end && (**p == ' ' || **p == '\t' || **p == '\r' || **p == '\n')) ++*p;
+}
+
+static bool take(const char **p, const char *end, const char *word)
+{
+    const size_t n = strlen(word);
+    if ((size_t)(end - *p) < n || memcmp(*p, word, n) != 0) return false;
+    *p += n;
+    return true;
+}
+
+static bool skip_digits(const char **p, const char *end)
+{
+    const char *from = *p;
+    while (*p < end && **p >= '0' && **p <= '9') ++*p;
+    return *p > from;
+}
+
+const char *json_skip_number(const char **p, const char *end)
+{
+    take(p, end, "-");
+    const char *first = *p;
+    if (!skip_digits(p, end)) return "a JSON value";
+    if (*first == '0' && *p > first + 1) {
+        *p = first + 1;
+        return "a number without leading zeros";
     }
-    return 0;
+    if (take(p, end, ".") && !skip_digits(p, end)) return "a digit after the decimal point";
+    if (take(p, end, "e") || take(p, end, "E")) {
+        if (!take(p, end, "+")) take(p, end, "-");
+        if (!skip_digits(p, end)) return "a digit of the exponent";
+    }
+    return NULL;
+}
+
+static bool skip_escape(const char **p, const char *end)
+{
+    const char *c = *p;
+    if (c == end || *c == 0 || !strchr("\"\\/bfnrtu", *c)) return false;
+    if (*c == 'u') {
+        if (end - c < 5) return false;
+        for (int i = 1; i < 5; i++)
+            if (!isxdigit((unsigned char)c[i])) return false;
+    }
+    *p += *c == 'u' ? 5 : 1;
+    return true;
+}
+
+static const char *skip_string(const char **p, const char *end)
+{
+    for (++*p; *p < end && **p != '"';) {
+        if ((unsigned char)**p < 0x20) return "control characters in strings to be escaped";
+        if (*(*p)++ == '\\' && !skip_escape(p, end)) return "an escape of JSON";
+    }
+    return take(p, end, "\"") ? NULL : "the quote that ends a string";
+}
+
+static const char too_deep[] = "fewer levels of lists and objects";
+
+/* DEPTH lists and objects are open around it. */
+static const char *skip_value(const char **p, const char *end, int depth)
+{
+    const char open = *p < end ? **p : 0, *const close = open == '[' ? "]" : "}", *wanted;
+    if (open == '"') return skip_string(p, end);
+    if (open != '[' && open != '{') {
+        if (take(p, end, "null") || take(p, end, "true") || take(p, end, "false")) return NULL;
+        return json_skip_number(p, end);
+    }
+    if (depth == DEEPEST) return too_deep;
+    ++*p;
+    skip_space(p, end);
+    if (take(p, end, close)) return NULL;
+    for (;;) {
+        if (open == '{') {
+            if (*p == end || **p != '"') return "a key in quotes";
+            if ((wanted = skip_string(p, end)) != NULL) return wanted;
+            skip_space(p, end);
+            if (!take(p, end, ":")) return "a colon";
+            skip_space(p, end);
+        }
+        if ((wanted = skip_value(p, end, depth + 1)) != NULL) return wanted;
+        skip_space(p, end);
+        if (take(p, end, close)) return NULL;
+        if (!take(p, end, ",")) return open == '{' ? "a comma or }" : "a comma or ]";
+        skip_space(p, end);
+    }
+}
+
+/* The line of TEXT that P is in, from 1. */
+static long line_at(const char *text, const char *p)
+{
+    long line = 1;
+    for (; text < p; text++) line += *text == '\n';
+    return line;
+}
+
+static int check_syntax(const char *name, const char *text, size_t size)
+{
+    const char *p = text, *end = text + size, *wanted;
+    char found[16] = "the end";
+    take(&p, end, "\xef\xbb\xbf"); /* editors write it; readers may ignore it */
+    skip_space(&p, end);
+    if ((wanted = skip_value(&p, end, 0)) == too_deep)
+        return fail("%s: JSON nested deeper than %d levels", name, DEEPEST);
+    if (wanted == NULL) skip_space(&p, end);
+    if (wanted == NULL && p == end) return 0;
+    const long at = (long)(p - text);
+    if (wanted == NULL)
+        return fail("%s: expected one JSON value, found more after byte %ld", name, at);
+    const unsigned char c = p < end ? (unsigned char)*p : 0;
+    if (p < end) snprintf(found, sizeof found, c < 0x20 || c > 0x7e ? "byte 0x%02x" : "'%c'", c);
+    return fail("%s: not valid JSON at line %ld (byte %ld): expected %s, found %s", name,
+                line_at(text, p), at, wanted, found);
 }
 
 cJSON *json_parse(const char *name, const char *text, size_t size)
 {
     const char *end = NULL;
-    if (check_depth(name, text, size)) return NULL;
+    if (check_syntax(name, text, size)) return NULL;
     cJSON *root = cJSON_ParseWithLengthOpts(text, size, &end, 0);
     if (root == NULL) {
-        long line = 1;
-        for (const char *p = text; end && p < end; p++) line += *p == '\n';
-        fail("%s: not valid JSON at line %ld (byte %ld)", name, line, end ? (long)(end - text) : 0);
+        fail("%s: JSON that cannot be read at line %ld (byte %ld): expected surrogates in pairs, "
+             "and numbers of at most 63 characters",
+             name, line_at(text, end), (long)(end - text));
         return NULL;
     }
-    while (end < text + size && *end && strchr(" \t\r\n", *end)) end++;
-    if (end != text + size) {
-        fail("%s: expected one JSON value, found more after byte %ld", name, (long)(end - text));
-        cJSON_Delete(root);
-        return NULL;
-    }
-    if (check_keys(name, root, 0)) {
+    if (check_keys(name, root)) {
         cJSON_Delete(root);
         return NULL;
     }

@@ -5,12 +5,17 @@
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 
-/* Parses all of PATH, refusing what follows the value, nesting past 64 levels and duplicate keys of
- * an object. The caller frees it with cJSON_Delete(). NULL after fail(). */
+/* Parses all of PATH by the grammar of RFC 8259, refusing what follows the value, nesting past 64
+ * levels, duplicate keys of an object and lone surrogates. The caller frees it with cJSON_Delete().
+ * NULL after fail(). */
 cJSON *json_load(const char *path);
 
 /* The same for SIZE bytes of TEXT; NAME stands for the file in messages. */
 cJSON *json_parse(const char *name, const char *text, size_t size);
+
+/* Moves *P past the number that starts there and returns NULL; otherwise returns what was expected
+ * at *P, "a digit of the exponent" for instance. Source: RFC 8259, section 6. */
+const char *json_skip_number(const char **p, const char *end);
 
 /* Typed access to the member KEY of OBJECT. Absent (or null) leaves *VALUE as it is and returns 0;
  * the wrong type or a value out of range is -1 after fail(). */

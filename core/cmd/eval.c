@@ -21,7 +21,8 @@ static const char usage[] =
     "      argmax before it (the stop token ids[b-1] is not judged)\n"
     "  {\"task\", \"prompt\", \"answers\": [...]}  text level: greedy generation, in which an "
     "answer\n"
-    "      must occur, or with \"match\": \"all\" every answer\n"
+    "      must occur, or with \"match\": \"all\" every answer; with \"each\" every answer counts\n"
+    "      by itself (RULER's score)\n"
     "Prints per task: correct, total, accuracy, and the mean negative log likelihood (nats) of "
     "the\n"
     "judged tokens. Several --config, or --budgets, give one table of all of them: method, "
@@ -57,11 +58,11 @@ static int eval_one(const char *name, const struct engine_args *args, const stru
     tracer = tracer_from_environment(&e, method, argc, argv, &rc);
     if (rc) goto done;
     tally = xcalloc((size_t)suite->n_tasks, sizeof *tally);
-    rc = walk_suite(&(struct walk){.engine = &e,
     const struct variant one = {.config = &e.config, .tally = tally};
-                                   .method = method,
+    rc = walk_suite(&(struct walk){.engine = &e,
                                    .variant = &one,
                                    .n_variants = 1,
+                                   .method = method,
                                    .suite = suite,
                                    .tracer = tracer,
                                    .chat = s->chat,

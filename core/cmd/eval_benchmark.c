@@ -625,6 +625,7 @@ int eval_benchmark(const char *name, const struct engine_args *args, const struc
     if (rc == 0) rc = run_samples(&r);
     if (tracer_close(r.tracer, rc)) goto done;
     print_table(&r, argc, argv);
+    if (r.method->report) r.method->report(r.method);
     status = 0;
 
 done:

@@ -15,7 +15,8 @@ struct method {
     const struct run_config *config;
     const struct model *model;
 
-    /* Called by method_prefill() before a prefill of N tokens, or NULL. 0, or -1 after fail(). */
+    /* Called by method_prefill() before a prefill of N tokens; NULL for a method that does nothing
+     * in a prefill, so that others may go on from the same one. 0, or -1 after fail(). */
     int (*start)(struct method *m, struct session *s, int n);
     /* Called by method_begin() after each prefill, before the first step. */
     int (*begin)(struct method *m, struct session *s);

@@ -20,6 +20,7 @@ struct relative {
     enum kv_place *place;   /* [L], or NULL: all here */
     const struct session *begun; /* what start() was called for, until begin() */
     int prompt;
+    struct far_stats earlier; /* of the runs before this one */
 };
 
 /* The first tokens, the chosen blocks, and less than one more block that is not yet cut. */
@@ -31,10 +32,21 @@ static int selection_size(const struct method *m, int n_prefill)
     return most < INT_MAX ? (int)most : INT_MAX;
 }
 
+/* Adds what the run that goes on has counted. */
+static void add_stats(const struct relative *r, struct far_stats *sum)
+{
+    struct far_stats run;
+    if (r->far == NULL) return;
+    r->base.model->ops->far_stats(r->far, &run);
+    sum->chosen += run.chosen;
+    sum->missed += run.missed;
+}
+
 /* The state for sessions as long as S, which forgets all: N tokens of it follow, or are there. */
 static int restart(struct relative *r, struct session *s, int n, bool filled)
 {
     const struct model *m = r->base.model;
+    if (r->rule.topk > 0) add_stats(r, &r->earlier);
     if (r->far == NULL || r->rule.room != session_room(s)) {
         m->ops->far_close(r->far);
         r->rule.room = session_room(s);
@@ -126,9 +138,8 @@ static void plan(const struct method *m, struct session_plan *p)
 static void report(const struct method *m)
 {
     const struct relative *r = (const struct relative *)m;
-    struct far_stats stats;
-    if (r->far == NULL) return;
-    m->model->ops->far_stats(r->far, &stats);
+    struct far_stats stats = r->earlier;
+    add_stats(r, &stats);
     if (stats.chosen > 0)
         note("blocks: %.0f used by the steps, %.0f of them (%.1f %%) not among the %d that %s of "
              "each layer",

@@ -53,11 +53,6 @@ static int check_line(const struct benchmark_set *s, const char *where, size_t n
                     (unsigned char)s->line[bad], bad);
     if (n >= 3 && memcmp(s->line, "\xef\xbb\xbf", 3) == 0)
         return fail("%s: expected an object of JSON, found a byte order mark: remove it", where);
-    for (size_t i = 0; i < n; i++) /* cJSON takes them for spaces, and inside strings */
-        if ((unsigned char)s->line[i] < 0x20 && s->line[i] != '\t' && s->line[i] != '\r')
-            return fail("%s: expected control characters to be escaped, found byte 0x%02x at byte "
-                        "%zu",
-                        where, (unsigned char)s->line[i], i);
     while (end > 0 && strchr(" \t\r", s->line[end - 1])) end--;
     if (end == 0) return fail("%s: expected an object of JSON, found an empty line", where);
 
@@ -235,6 +230,63 @@ static int check_strings(const struct line *l, const char *key, int least)
                              l->where, key);
 }
 
+/* Whether TEXT names a paragraph: HEAD and a digit behind it, as the scorer looks for it. */
+static bool names_paragraph(const struct text *t, const char *head)
+{
+    const size_t n = strlen(head);
+    for (size_t i = 0; i + n < t->n; i++)
+        if (memcmp(t->s + i, head, n) == 0 && t->s[i + n] >= '0' && t->s[i + n] <= '9') return true;
+    return false;
+}
+
+static int check_paragraphs(const struct line *l, const char *head)
+{
+    const struct span list = member(l, "answers");
+    struct text name = {0};
+    int rc = 0, n = 0;
+    for (struct span v = span_first(list); v.s && rc == 0; v = span_next(list, v), n++) {
+        name.n = 0;
+        span_text(&name, v);
+        if (!names_paragraph(&name, head))
+            rc = fail("%s: answers[%d]: expected \"%s\" and a number, found %.*s", l->where, n,
+                      head, v.n < 60 ? (int)v.n : 60, v.s);
+    }
+    free(name.s);
+    return rc;
+}
+
+static bool fits(unsigned traits, struct span item)
+{
+    if (traits & TASK_NUMBER) return span_is(item, '0');
+    if (traits & (TASK_CALL | TASK_SERIES)) return strcmp(span_kind(item), "a whole number") == 0;
+    return span_is(item, '"');
+}
+
+/* Whether the "answer" of a line of InfiniteBench is what the task's scorer needs. */
+static int check_answer(const struct line *l, struct span answer)
+{
+    const unsigned traits = l->set->task->traits;
+    const bool first_counts = traits & (TASK_CALL | TASK_NUMBER); /* and what follows it does not */
+    const bool alone = first_counts || (traits & TASK_TEXT);      /* needs no list */
+    const char *item = traits & TASK_NUMBER                 ? "number"
+                       : traits & (TASK_CALL | TASK_SERIES) ? "whole number"
+                                                            : "string";
+    struct span list = answer;
+    int n = 0;
+    if (alone && fits(traits, answer)) return 0;
+    if (span_is(list, '[') && (traits & TASK_SERIES) && span_is(span_first(list), '['))
+        list = span_first(list);
+    for (struct span v = span_is(list, '[') ? span_first(list) : (struct span){0};
+         v.s && !(n && first_counts); v = span_next(list, v), n++)
+        if (!fits(traits, v))
+            return fail("%s: answer%s[%d]: expected a %s, found %s", l->where,
+                        list.s == answer.s ? "" : "[0]", n, item, span_kind(v));
+    if (n) return 0;
+    return fail("%s: \"answer\": expected %s%s%sa list of one or more %ss, found %s", l->where,
+                alone ? "a " : "", alone ? item : "", alone ? ", or " : "", item,
+                span_is(list, '[') ? "an empty list" : span_kind(list));
+}
+
 static void add_words(struct text *out, const char *words)
 {
     text_add(out, words, strlen(words));
@@ -244,12 +296,15 @@ static int label_longbench(const struct line *l, struct text *head, struct text 
 {
     const struct span classes = member(l, "all_classes"), length = member(l, "length");
     if (check_strings(l, "answers", 1)) return -1;
-    const bool classify = l->set->task->traits & TASK_CLASSES;
+    const unsigned traits = l->set->task->traits;
+    const bool classify = traits & TASK_CLASSES;
+    if ((traits & TASK_PARAGRAPH) && check_paragraphs(l, "Paragraph ")) return -1;
+    if ((traits & TASK_PARAGRAPH_ZH) && check_paragraphs(l, "段落")) return -1;
     if ((classify || !span_is(classes, 'n')) && check_strings(l, "all_classes", classify))
         return -1;
-    if (strcmp(span_kind(length), "a whole number") != 0)
-        return fail("%s: \"length\": expected a whole number, found %s", l->where,
-                    span_kind(length));
+    if (strcmp(span_kind(length), "a whole number") != 0 || *length.s == '-')
+        return fail("%s: \"length\": expected a whole number from 0, found %s", l->where,
+                    span_is(length, '-') ? "a negative one" : span_kind(length));
     add_words(head, "{\"pred\": ");
     add_words(tail, ", \"answers\": ");
     span_dump(tail, member(l, "answers"));
@@ -309,22 +364,11 @@ static int label_infinitebench(const struct line *l, int i, struct text *head, s
 {
     const struct span answer = member(l, "answer");
     char start[48];
-    int n = 0;
     snprintf(start, sizeof start, "{\"id\": %d, \"prediction\": ", i);
     add_words(head, start);
     add_words(tail, ", \"ground_truth\": ");
     if (l->set->task->traits & TASK_OPTIONS) return label_option(l, answer, tail);
-    if (!span_is(answer, '"') && !span_is(answer, '0') && !span_is(answer, '['))
-        return fail("%s: \"answer\": expected a string, a number or a list of them, found %s",
-                    l->where, span_kind(answer));
-    if (span_is(answer, '[') && span_first(answer).s == NULL)
-        return fail("%s: \"answer\": expected one item at least, found an empty list", l->where);
-    if (span_is(answer, '[')) { /* of math_calc a list in a list */
-        for (struct span v = span_first(answer); v.s; v = span_next(answer, v), n++)
-            if (!span_is(v, '"') && !span_is(v, '0') && !span_is(v, '['))
-                return fail("%s: answer[%d]: expected a string, a number or a list, found %s",
-                            l->where, n, span_kind(v));
-    }
+    if (check_answer(l, answer)) return -1;
     span_dump(tail, answer);
     return 0;
 }

@@ -16,16 +16,22 @@
 
 enum benchmark_kind { LONGBENCH, LONGBENCH_E, INFINITEBENCH, TWO_STAGE, BENCHMARKS };
 
-/* How a task differs from the others of its benchmark. */
+/* How a task differs from the others of its benchmark. Where nothing else is said an answer is a
+ * list of one or more strings; the scorers of okv-analyze ask for the same (analyze/sample.c), so
+ * that no run begins whose predictions cannot be scored. */
 enum task_trait {
-    TASK_BARE = 1,      /* fed without a chat format */
-    TASK_ONE_LINE = 2,  /* ends at the first newline, after one token at least */
-    TASK_ENGLISH_E = 4, /* part of LongBench-E */
-    TASK_OPTIONS = 8,   /* four options A to D; the label names the text and the letter */
-    TASK_CALL = 16,     /* asks for the value of a call: func, func_call */
-    TASK_NUMBER = 32,   /* asks for a number of a list: prefix */
-    TASK_SUMMARY = 64,  /* sampled by the original */
-    TASK_CLASSES = 128, /* an answer is one of all_classes */
+    TASK_BARE = 1,           /* fed without a chat format */
+    TASK_ONE_LINE = 2,       /* ends at the first newline, after one token at least */
+    TASK_ENGLISH_E = 4,      /* part of LongBench-E */
+    TASK_OPTIONS = 8,        /* four options A to D; the label names the text and the letter */
+    TASK_CALL = 16,          /* asks for the value of a call, whole: func, func_call */
+    TASK_NUMBER = 32,        /* asks for a number of a list: prefix */
+    TASK_SUMMARY = 64,       /* sampled by the original */
+    TASK_CLASSES = 128,      /* an answer is one of all_classes */
+    TASK_TEXT = 256,         /* an answer may be one string alone */
+    TASK_SERIES = 512,       /* an answer is a list of whole numbers, or a list with one in it */
+    TASK_PARAGRAPH = 1024,   /* an answer is the name of a paragraph, with its number */
+    TASK_PARAGRAPH_ZH = 2048 /* the same in Chinese */
 };
 
 struct benchmark_task {

@@ -355,7 +355,7 @@ int gen_text(struct suite_line *l, const struct gen_options *o, const struct tok
     l->answers = xcalloc((size_t)o->hops + 1, sizeof *l->answers);
     for (char *rest = d.question[0].value, *word; (word = strsep(&rest, " ")) != NULL;)
         l->answers[l->n_answers++] = xstrdup(word);
-    l->match_all = o->task == GEN_VT;
+    if (o->task == GEN_VT) l->match = MATCH_EACH;
     rc = 0;
 
 done:

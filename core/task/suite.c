@@ -13,6 +13,9 @@
 /* Tasks are looked up by going through all of them, so their number must stay moderate. */
 #define MAX_TASKS 1000
 
+static const char *const matches[] = {
+    [MATCH_ANY] = "any", [MATCH_ALL] = "all", [MATCH_EACH] = "each", NULL};
+
 static int read_task(const char *where, const cJSON *object, struct suite_line *l)
 {
     const char *task = NULL;
@@ -79,9 +82,9 @@ static int read_text(const char *where, const cJSON *object, struct suite_line *
         return fail("%s: \"answers\": expected a list of at least one string, found %s", where,
                     cJSON_IsArray(answers) ? "an empty one" : json_kind(answers));
     if (json_string(where, object, "match", &match)) return -1;
-    if (match && strcmp(match, "any") != 0 && strcmp(match, "all") != 0)
-        return fail("%s: \"match\": expected any or all, found \"%.60s\"", where, match);
-    l->match_all = match && strcmp(match, "all") == 0;
+    while (match && strcmp(match, matches[l->match]) != 0)
+        if (matches[++l->match] == NULL)
+            return fail("%s: \"match\": expected any, all or each, found \"%.60s\"", where, match);
     l->prompt = xstrdup(prompt);
     l->answers = xcalloc((size_t)cJSON_GetArraySize(answers), sizeof *l->answers);
     for (const cJSON *item = answers->child; item; item = item->next) {
@@ -224,7 +227,9 @@ void suite_line_write(FILE *f, const struct suite_line *l)
             json_text(f, l->answers[i]);
         }
     }
-    fprintf(f, l->match_all ? "], \"match\": \"all\"}\n" : "]}\n");
+    fprintf(f, "]");
+    if (l->match != MATCH_ANY) fprintf(f, ", \"match\": \"%s\"", matches[l->match]);
+    fprintf(f, "}\n");
 }
 
 int *suite_judged(const struct suite_line *l, int *n)
@@ -258,11 +263,12 @@ void tally_tokens(struct tally *t, const struct suite_line *l, const int *argmax
 
 void tally_text(struct tally *t, const struct suite_line *l, const char *text)
 {
+    const bool each = l->match == MATCH_EACH;
     int found = 0;
     for (int i = 0; i < l->n_answers; i++)
-        if (strstr(text, l->answers[i])) found++;
-    t->correct += l->match_all ? found == l->n_answers : found > 0;
-    t->total++;
+        if ((each ? strcasestr : strstr)(text, l->answers[i])) found++;
+    t->correct += each ? found : l->match == MATCH_ALL ? found == l->n_answers : found > 0;
+    t->total += each ? l->n_answers : 1;
 }
 
 int suite_task(const struct suite *s, const char *task)

@@ -3,8 +3,7 @@
  * Token level: {"task", "ids", "n_prefill", "spans": [[a, b], ...]}; the answer [a, b) is exact
  * when each of ids[a : b-1] is the argmax of the logits before it (the last token of a span is the
  * stop token and is not judged). Text level: {"task", "prompt", "answers": [...]}; greedy
- * generation must contain one of the answers, or all of them where the line has "match": "all"
- * ("any" is the default).
+ * generation must contain one of the answers, or as "match" says.
  */
 #ifndef CORE_TASK_SUITE_H
 #define CORE_TASK_SUITE_H
@@ -12,13 +11,21 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+/* "match" of a text-level line. */
+enum suite_match {
+    MATCH_ANY,  /* one of the answers must occur; the default */
+    MATCH_ALL,  /* all must */
+    MATCH_EACH, /* each is an answer that counts by itself, whatever the case of A to Z: RULER's
+                   string_match_all (Hsieh et al. 2024) */
+};
+
 struct suite_line {
     char *task;
     int *ids, n, n_prefill; /* token level; ids is NULL on a text-level line */
     int (*spans)[2], n_spans;
     char *prompt, **answers; /* text level */
     int n_answers;
-    bool match_all; /* every answer must occur, not one of them */
+    enum suite_match match;
 };
 
 struct suite {
@@ -55,7 +62,7 @@ struct tally {
  * before p and -ln p(ids[p]); only judged positions are read. */
 void tally_tokens(struct tally *t, const struct suite_line *l, const int *argmax, const float *nll);
 
-/* Adds a text-level line: TEXT is what was generated. */
+/* Adds a text-level line: TEXT is what was generated. One answer, or with MATCH_EACH n_answers. */
 void tally_text(struct tally *t, const struct suite_line *l, const char *text);
 
 /* Index of TASK in s->task. */
