@@ -438,9 +438,9 @@ int forward(struct session *s, const int *ids, int n, bool is_prefill, const str
     const size_t P = (size_t)padded_width(c->D), D = (size_t)c->D;
     const int pos = s->length, rows = want == LOGITS_ALL ? n : want != LOGITS_NONE;
     const bool step = n == 1 && !is_prefill;
+    const bool alone = step && method && method->alone && method->alone(method->ctx, pos);
     const void *const key[3] = {method, tap, (const void *)(intptr_t)(want + 1)};
     int rc = 0;
-    const bool alone = step && method && method->alone && method->alone(method->ctx, pos);
 
     if (check_tokens(s, ids, n)) return -1;
     if (ops->device && n > 1 && (s->away || (!is_prefill && method && method->before)))
