@@ -593,7 +593,8 @@ static void top_k_twin(struct battery *b, struct rng *r, int T)
 {
     static const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, 1e-42f, -1e-42f, 1, -1};
     float *score = floats((size_t)T);
-    const int kind = (int)rng_below(r, 4), ks[] = {0, 1, T / 7, T / 3, T / 2, T - 1, T};
+    const int kind = (int)rng_below(r, 4),
+              ks[] = {0, 1, T / 200 + 1, T / 30 + 1, T / 7, T / 3, T / 2, T - 1, T};
     for (int t = 0; t < T; t++) {
         const uint32_t bits = (rng_below(r, 2) << 31) | 0x7f800001u | rng_below(r, 1u << 22);
         score[t] = draw(r, 1);

@@ -466,34 +466,61 @@ static inline uint32_t order_key(float f)
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-static void top_k(int *idx, const float *score, int T, int k)
+/* The K-th best of KEY [n], which is overwritten; *NEED of those equal to it are among the K. Radix
+ * selection, 11 + 11 + 10 bits from the top: each round keeps only the keys that share the digit at
+ * which the K-th best lies. */
+static uint32_t kth_best(uint32_t *key, int n, int k, int *need)
 {
-    uint32_t *key = xmalloc(2 * (size_t)T * sizeof *key), *left = key + T;
-    uint32_t prefix = 0; /* the bits of the k-th best key that are known so far */
-    int need = k, n = T, found = 0;
-
-    for (int t = 0; t < T; t++) key[t] = left[t] = order_key(score[t]);
-    /* Radix selection, 11 + 11 + 10 bits from the top: each round keeps only the keys that share
-     * the digit at which the k-th best lies. */
-    for (int round = 0; round < 3 && k < T; round++) {
+    uint32_t prefix = 0;
+    for (int round = 0; round < 3; round++) {
         const int shift = round == 0 ? 21 : round == 1 ? 10 : 0, digits = round == 2 ? 1024 : 2048;
         int counts[2048] = {0}, digit = digits - 1, kept = 0;
-        for (int i = 0; i < n; i++) counts[(left[i] >> shift) & (uint32_t)(digits - 1)]++;
-        while (need > counts[digit]) need -= counts[digit--];
+        for (int i = 0; i < n; i++) counts[(key[i] >> shift) & (uint32_t)(digits - 1)]++;
+        while (k > counts[digit]) k -= counts[digit--];
         prefix |= (uint32_t)digit << shift;
         for (int i = 0; i < n; i++) {
-            const uint32_t v = left[i];
-            left[kept] = v;
+            const uint32_t v = key[i];
+            key[kept] = v;
             kept += ((v >> shift) & (uint32_t)(digits - 1)) == (uint32_t)digit;
         }
         n = kept;
     }
-    /* PREFIX is now the k-th best key; NEED of the keys equal to it are taken, lowest index first.
-     */
-    for (int t = 0; t < T && found < k; t++) {
-        const bool equal = key[t] == prefix && k < T;
-        idx[found] = t;
-        found += k == T || key[t] > prefix || (equal && need > 0);
+    *need = k;
+    return prefix;
+}
+
+#define TOP_GROUP 64 /* scores of a group, at most */
+
+/* Two passes over all scores, both vectorised: the K-th best of the largest of each of 2 K groups
+ * or more is reached by K scores at least, and by few others. Only those are looked at one by one.
+ */
+static void top_k(int *idx, const float *score, int T, int k)
+{
+    uint32_t *key = xmalloc(3 * (size_t)T * sizeof *key), *left = key + T;
+    int *at = (int *)(left + T), n = T, need = 0, found = 0;
+    const int wide = k > 0 && T / (2 * k) < TOP_GROUP ? T / (2 * k) : TOP_GROUP;
+    float least = NAN;
+
+    if (k > 0 && wide > 1) {
+        float *best = (float *)key;
+        const int groups = T / wide; /* of scores that many apart; what is left over is in none */
+        cpu->max_rows(best, score, (size_t)groups, wide, groups);
+        for (int i = 0; i < groups; i++) left[i] = order_key(best[i]);
+        const uint32_t kth = kth_best(left, groups, k, &need);
+        for (int i = 0; i < groups; i++)
+            if (order_key(best[i]) == kth) least = best[i];
+    }
+    if (least == least)
+        n = cpu->reach(at, score, T, least);
+    else
+        for (int t = 0; t < T; t++) at[t] = t;
+    for (int i = 0; i < n; i++) key[i] = left[i] = order_key(score[at[i]]);
+    const uint32_t last = k > 0 && k < n ? kth_best(left, n, k, &need) : 0;
+    if (k == n) need = n;
+    for (int i = 0; i < n && found < k; i++) {
+        const bool equal = key[i] == last;
+        idx[found] = at[i];
+        found += key[i] > last || (equal && need > 0);
         need -= equal;
     }
     free(key);

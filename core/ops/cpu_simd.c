@@ -582,6 +582,33 @@ static void weigh_rows(float *best, const float *logits, size_t stride, const fl
     }
 }
 
+static int reach(int *at, const float *score, int T, float least)
+{
+    int n = 0, t = 0;
+#if defined(SIMD_avx512)
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (; t + VL <= T; t += VL) {
+        const __mmask16 m =
+            _mm512_cmp_ps_mask((__m512)load(score + t), _mm512_set1_ps(least), _CMP_GE_OQ);
+        /* whole: a store of some lanes takes many times as long, and these T have room */
+        _mm512_storeu_si512(
+            at + n, _mm512_maskz_compress_epi32(m, _mm512_add_epi32(lane, _mm512_set1_epi32(t))));
+        n += __builtin_popcount(m);
+    }
+#elif defined(SIMD_avx2)
+    for (; t + VL <= T; t += VL) {
+        const __m256 is = _mm256_cmp_ps((__m256)load(score + t), _mm256_set1_ps(least), _CMP_GE_OQ);
+        for (unsigned m = (unsigned)_mm256_movemask_ps(is); m; m &= m - 1)
+            at[n++] = t + __builtin_ctz(m);
+    }
+#endif
+    for (; t < T; t++) {
+        at[n] = t;
+        n += score[t] >= least;
+    }
+    return n;
+}
+
 static float log_sum_exp(const float *x, int n)
 {
     vec mv = all(-INFINITY), sv = {0};
@@ -610,5 +637,6 @@ const struct simd JOIN(simd_, SIMD) = {
     .tile_columns = tile_columns,
     .max_rows = max_rows,
     .weigh_rows = weigh_rows,
+    .reach = reach,
     .log_sum_exp = log_sum_exp,
 };

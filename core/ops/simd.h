@@ -60,6 +60,9 @@ struct simd {
     void (*weigh_rows)(float *best, const float *logits, size_t stride, const float *lse, int rows,
                        int T, int mean);
 
+    /* at [.. T] = the positions whose score [T] is at least LEAST, ascending. Returns how many. */
+    int (*reach)(int *at, const float *score, int T, float least);
+
     /* log of the sum of exp(x), [n]. */
     float (*log_sum_exp)(const float *x, int n);
 };
