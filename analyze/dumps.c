@@ -59,7 +59,8 @@ void dumps_close(struct dumps *s)
     memset(s, 0, sizeof *s);
 }
 
-struct dump *dumps_at(const struct dumps *s, int i, int *index)
+/* The dump and the place in it of sample I. */
+static struct dump *dumps_at(const struct dumps *s, int i, int *index)
 {
     int f = 0;
     while (f + 1 < s->n && i >= s->first[f + 1]) f++;

@@ -17,9 +17,6 @@ struct dumps {
 int dumps_open(struct dumps *s, char **paths, int n);
 void dumps_close(struct dumps *s);
 
-/* The dump and the place in it of sample I. */
-struct dump *dumps_at(const struct dumps *s, int i, int *index);
-
 /* Describes sample I; INDEX may be NULL. NULL after fail(), also when its dimensions make no sense
  * or when a field of NEED (bits of enum dump_field) was not traced. */
 struct dump *dumps_sample(const struct dumps *s, int i, uint32_t need,

@@ -21,7 +21,8 @@ void set_space_close(struct set_space *w)
     memset(w, 0, sizeof *w);
 }
 
-size_t set_in_size(const struct set_in *f)
+/* Bytes of one value in memory: 4, or 1 for text. */
+static size_t set_in_size(const struct set_in *f)
 {
     return dump_store_of(f->field, true) == STORE_U8 ? 1 : 4;
 }

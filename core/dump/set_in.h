@@ -40,9 +40,6 @@ int set_in_open(struct set_in *f, const char *name, hid_t at, enum dump_field fi
 int set_in_check(struct set_in *f, const char *name, const struct dump_dims *wanted);
 void set_in_close(struct set_in *f);
 
-/* Bytes of one value in memory: 4, or 1 for text. */
-size_t set_in_size(const struct set_in *f);
-
 /* Reads one step ([A, B, W] values; all of a field that has no steps) as floats, ints or bytes.
  * 0, or -1 after fail(). */
 int set_in_read(struct set_in *f, const char *name, struct set_space *w, int64_t step, void *out);

@@ -83,7 +83,7 @@ static int by_probability(const void *a, const void *b, void *p)
     return *(const int *)a - *(const int *)b; /* ties to the lower id, so that draws repeat */
 }
 
-int sampler_draw(struct sampler *s, const float *logits)
+static int sampler_draw(struct sampler *s, const float *logits)
 {
     const int best = argmax_of(logits, s->V);
     if (s->how.temperature <= 0) return best;

@@ -42,7 +42,6 @@ struct sampler {
     float *p;   /* [V] */
 };
 void sampler_open(struct sampler *s, struct sampling how, int V);
-int sampler_draw(struct sampler *s, const float *logits);
 void sampler_close(struct sampler *s);
 
 /* Free decoding: continues a session whose last logits are FIRST [V] for up to MAX_NEW tokens,

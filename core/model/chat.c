@@ -27,7 +27,8 @@ int chat_format_parse(const char *name, enum chat_format *f)
                 name);
 }
 
-struct chat_style chat_official(enum chat_format f)
+/* How the model's makers wrap a message in format F. */
+static struct chat_style chat_official(enum chat_format f)
 {
     return (struct chat_style){
         .format = f,

@@ -17,9 +17,6 @@ struct chat_style {
 /* What TEMPLATE (Jinja) is: a format's own style, or CHAT_UNKNOWN. The caller frees system. */
 struct chat_style chat_recognize(const char *template);
 
-/* How the model's makers wrap a message in format F. */
-struct chat_style chat_official(enum chat_format f);
-
 /* The wrapped message; the caller frees it. */
 char *chat_render(const struct chat_style *c, const char *system, const char *user);
 

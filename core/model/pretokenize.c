@@ -43,7 +43,9 @@ struct pretokenizer {
     int n;
 };
 
-uint32_t byte_spelling(unsigned char b)
+/* GPT-2's spelling of bytes as printable characters: the 188 bytes that print stand for
+ * themselves, the 68 others for U+0100 and up. */
+static uint32_t byte_spelling(unsigned char b)
 {
     if ((b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae) return b;
     if (b <= ' ') return 0x100u + b;

@@ -30,9 +30,6 @@ int pretokenizer_buffers(const struct pretokenizer *p);
 /* How the words are spelt: which decoder undoes it. */
 bool pretokenizer_spells_bytes(const struct pretokenizer *p); /* ByteLevel */
 
-/* GPT-2's spelling of bytes as printable characters: the 188 bytes that print stand for
- * themselves, the 68 others for U+0100 and up. */
-uint32_t byte_spelling(unsigned char byte);
 int spelt_byte(uint32_t c); /* -1: C spells none */
 
 #endif

@@ -236,18 +236,13 @@ int cuda_decode_attention(const struct cuda_decode *a, cudaStream_t stream);
 
 /* ---- selection (cuda_select.cu) */
 
-/* Weights and scores of logits [H, span] of one row with *POS + 1 entries, or `entries` of them
- * when POS is NULL. */
-
-/* score [sets, span] = maximum over the H / sets heads of a set of exp(logits - lse_c), lse_c the
- * log of the sum over that head's first CANDIDATES entries (all but the last, *POS, when CANDIDATES
- * is -1). Entries from CANDIDATES on are 0. */
+/* Of the logits [H, span] of one row with *POS + 1 entries: score [sets, span] = maximum over the
+ * H / sets heads of a set of exp(logits - lse_c), lse_c the log of the sum over that head's first
+ * CANDIDATES entries (all but the last, *POS, when CANDIDATES is -1). Entries from CANDIDATES on
+ * are 0. */
 size_t cuda_pool_weights_work(int H);
 int cuda_pool_weights(float *score, const float *logits, size_t span, const int *pos,
                       int candidates, int H, int sets, void *work, cudaStream_t stream);
-/* mass [span] = mean over the H heads of exp(logits - lse), entries 0 .. *POS. */
-int cuda_pool_mass(float *mass, const float *logits, size_t span, const int *pos, const float *lse,
-                   int H, cudaStream_t stream);
 
 /* The window of the selectors `uniform` and `exp`. PAST [window, sets, reach] keeps the pooled
  * weights of the last queries, slot = position % window. */

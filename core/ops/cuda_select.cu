@@ -170,52 +170,6 @@ int cuda_pool_weights(float *score, const float *logits, size_t span, const int 
                   pos, candidates, H / sets, partial);
 }
 
-template <bool WIDE>
-static __global__ void __launch_bounds__(POOL_THREADS)
-    pool_mass_kernel(float *mass, const float *logits, size_t span, const int *pos,
-                     const float *lse, int H)
-{
-    pdl_trigger();
-    pdl_wait();
-    const int n = min(__ldcg(pos) + 1, (int)span);
-    const int t = 4 * (int)(blockIdx.x * blockDim.x + threadIdx.x);
-    if (t >= n) return;
-    const float *l = logits + t;
-    float4 sum = make_float4(0, 0, 0, 0);
-    for (int h = 0; h < H; h += 8) {
-        float4 x[8];
-        float off[8];
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            if (h + j < H) {
-                x[j] = load4<WIDE>(l + (h + j) * span, n - t, 0);
-                off[j] = __ldcg(&lse[h + j]);
-            }
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            if (h + j < H) {
-                sum.x += expf(x[j].x - off[j]);
-                sum.y += expf(x[j].y - off[j]);
-                sum.z += expf(x[j].z - off[j]);
-                sum.w += expf(x[j].w - off[j]);
-            }
-    }
-    const float share = (float)H;
-    sum = make_float4(sum.x / share, sum.y / share, sum.z / share, sum.w / share);
-    store4<WIDE>(mass + t, sum, n - t);
-}
-
-int cuda_pool_mass(float *mass, const float *logits, size_t span, const int *pos, const float *lse,
-                   int H, cudaStream_t stream)
-{
-    const bool wide = is_wide(logits, span) && is_wide(mass, span);
-    const unsigned blocks = (unsigned)((span + 4 * POOL_THREADS - 1) / (4 * POOL_THREADS));
-    if (H < 1 || span < 1 || span > INT32_MAX)
-        return fail("attention mass: %d heads, span %zu", H, span);
-    return launch(wide ? pool_mass_kernel<true> : pool_mass_kernel<false>, dim3(blocks),
-                  dim3(POOL_THREADS), 0, stream, mass, logits, span, pos, lse, H);
-}
-
 /* ---- the window of past queries */
 
 /* Grid [.., sets]. */
