@@ -146,8 +146,7 @@ static int run(const struct drawing *d, char *settings, char *script, const char
         goto done;
     }
     fflush(NULL);
-    /* a locale without UTF-8 makes gnuplot 6 complain; one with decimal commas would change labels
-     */
+    /* gnuplot 6 complains of a locale without UTF-8; decimal commas would change labels */
     setenv("LC_ALL", "C.UTF-8", 1);
     if ((pid = fork()) < 0) {
         fail("gnuplot: cannot be started: %s", strerror(errno));

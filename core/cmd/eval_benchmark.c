@@ -133,8 +133,7 @@ static int emit(void *ctx, int token)
 
 /* ---- prompts */
 
-/* Tokens at the two ends of IDS [n], the tokens of TEXT in the chat format, that are the format's.
- */
+/* Of IDS [n], the tokens of WRAPPED, how many at either end are the chat format's. */
 static int frame_tokens(const struct run *r, const struct text *wrapped, const int *ids, int n,
                         int *head, int *tail)
 {
@@ -606,6 +605,10 @@ int eval_benchmark(const char *name, const struct engine_args *args, const struc
     if (benchmark_kind_parse(b->name, &kind)) return 2;
     if (b->out == NULL || *b->out == 0)
         return usage_error(name, "--out DIR is needed for the predictions");
+    if (b->sample_sums && kind != INFINITEBENCH)
+        return usage_error(name, "--sample-sums: only infinitebench has such summaries");
+    if (b->chat_all && kind != LONGBENCH && kind != LONGBENCH_E)
+        return usage_error(name, "--chat-all: %s has no task without a chat format", b->name);
     if ((rc = parse_shard(name, b->shard, &r.shard, &r.shards)) != 0) return rc;
     if (b->chat && chat_format_parse(b->chat, &r.chat)) return 2;
     if ((r.benchmark = benchmark_open(kind, b->data, b->tasks)) == NULL) goto done;

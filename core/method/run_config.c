@@ -143,8 +143,8 @@ static int check_keys(const char *name, const cJSON *root)
     return json_known_keys(name, root, all);
 }
 
-int run_config_name(const char *name, const cJSON *root, const char *key, const char *const *names,
-                    int *value)
+int run_config_read_name(const char *name, const cJSON *root, const char *key,
+                         const char *const *names, int *value)
 {
     const char *text = NULL;
     char list[256] = "";
@@ -170,7 +170,8 @@ static int read_tokens(const char *name, const cJSON *root, const char *key, dou
     return 0;
 }
 
-int run_config_refuse(const char *name, const cJSON *root, const char *key, const char *instead)
+int run_config_refuse_true(const char *name, const cJSON *root, const char *key,
+                           const char *instead)
 {
     bool on = false;
     if (json_bool(name, root, key, &on)) return -1;
@@ -215,8 +216,9 @@ static int read_method(const char *name, const cJSON *root, struct run_config *c
     for (size_t i = 0; i < COUNT_OF(peers); i++)
         if (strstr(cls, peers[i].word)) {
             c->method = peers[i].method;
-            return run_config_refuse(name, root, "use_sink_cache",
-                                     "it is a method of its own, with model_cls \"raw_llama\"");
+            return run_config_refuse_true(
+                name, root, "use_sink_cache",
+                "it is a method of its own, with model_cls \"raw_llama\"");
         }
     for (size_t i = 0; i < COUNT_OF(others); i++)
         if (others[i].whole ? strcmp(cls, others[i].word) == 0
@@ -250,13 +252,14 @@ static int read_common(const char *name, const cJSON *root, struct run_config *c
         json_int(name, root, "max_context_len", 1, INT_MAX, &c->max_context) ||
         json_int(name, root, "cpu_num_threads", 1, 4096, &c->threads) ||
         json_bool(name, root, "use_flash_attn", &ignored) ||
-        run_config_refuse(name, root, "load_in_8bit", quantised) ||
-        run_config_refuse(name, root, "load_in_4bit", quantised) ||
-        run_config_refuse(name, root, "use_gptq", quantised) ||
-        run_config_refuse(name, root, "use_multi_gpus", "a run uses one device; set it to false") ||
+        run_config_refuse_true(name, root, "load_in_8bit", quantised) ||
+        run_config_refuse_true(name, root, "load_in_4bit", quantised) ||
+        run_config_refuse_true(name, root, "use_gptq", quantised) ||
+        run_config_refuse_true(name, root, "use_multi_gpus",
+                               "a run uses one device; set it to false") ||
         json_int(name, root, "n_gpu", 0, 1, &devices) ||
         json_bool(name, root, "use_chat_template", &c->chat) ||
-        run_config_refuse(
+        run_config_refuse_true(
             name, root, "cot",
             "the original's wording is not part of this program: write the request for "
             "step-by-step reasoning into the prompt") ||
@@ -335,11 +338,11 @@ static int read_omnikv(const char *name, const cJSON *root, struct run_config *c
         json_bool(name, root, "real_offload", &c->real_offload) ||
         json_bool(name, root, "dense_more", &dense_more) ||
         read_tokens(name, root, "num_of_selected_tokens", &c->budget) ||
-        run_config_name(name, root, "selector_cls", selector_names, &selector) ||
+        run_config_read_name(name, root, "selector_cls", selector_names, &selector) ||
         json_int(name, root, "window_size", 1, INT_MAX, &c->window_size) ||
-        run_config_name(name, root, "candidates", candidate_names, &candidates) ||
+        run_config_read_name(name, root, "candidates", candidate_names, &candidates) ||
         json_int(name, root, "refresh", 1, INT_MAX, &c->refresh) ||
-        run_config_name(name, root, "pool", pool_names, &pool) ||
+        run_config_read_name(name, root, "pool", pool_names, &pool) ||
         json_int(name, root, "sinks", 0, INT_MAX, &c->sinks) ||
         json_int(name, root, "recent", 0, INT_MAX, &c->recent) ||
         json_int(name, root, "offload_sid", 0, MAX_LAYER, &c->first_away))
@@ -487,7 +490,7 @@ void run_config_free(struct run_config *c)
 }
 
 /* cJSON's own printing may lose the last digit. */
-void run_config_add(cJSON *object, const char *key, double value)
+void run_config_add_number(cJSON *object, const char *key, double value)
 {
     char text[40];
     int digits = 15;
@@ -512,31 +515,31 @@ void run_config_refresh_json(struct run_config *c)
     cJSON *o = cJSON_CreateObject();
     if (c->model) cJSON_AddStringToObject(o, "model_name", c->model);
     cJSON_AddStringToObject(o, "model_cls", class_names[c->method]);
-    if (c->max_context) run_config_add(o, "max_context_len", c->max_context);
+    if (c->max_context) run_config_add_number(o, "max_context_len", c->max_context);
     cJSON_AddBoolToObject(o, "use_chat_template", c->chat);
-    run_config_add(o, "rope_factor", c->rope_factor);
-    run_config_add(o, "seed", (double)c->seed);
+    run_config_add_number(o, "rope_factor", c->rope_factor);
+    run_config_add_number(o, "seed", (double)c->seed);
     if (c->method == METHOD_OMNIKV) {
         /* the original asks for these two */
         cJSON_AddStringToObject(o, "cache_cls", c->apart ? "without_pack" : "multi");
         cJSON_AddBoolToObject(o, "dense_more", true);
         add_layers(o, c);
-        run_config_add(o, "num_wait_load_layers", c->wait);
-        run_config_add(o, "num_of_selected_tokens", c->budget);
-        cJSON_AddStringToObject(o, "selector_cls", selector_name(c->selector));
-        run_config_add(o, "window_size", c->window_size);
+        run_config_add_number(o, "num_wait_load_layers", c->wait);
+        run_config_add_number(o, "num_of_selected_tokens", c->budget);
+        cJSON_AddStringToObject(o, "selector_cls", selector_names[c->selector]);
+        run_config_add_number(o, "window_size", c->window_size);
         cJSON_AddBoolToObject(o, "real_offload", c->real_offload);
         cJSON_AddStringToObject(o, "candidates", candidate_names[c->candidates_all]);
-        run_config_add(o, "refresh", c->refresh);
+        run_config_add_number(o, "refresh", c->refresh);
         cJSON_AddStringToObject(o, "pool", pool_names[c->pool]);
-        run_config_add(o, "sinks", c->sinks);
-        run_config_add(o, "recent", c->recent);
+        run_config_add_number(o, "sinks", c->sinks);
+        run_config_add_number(o, "recent", c->recent);
     }
-    if (c->method == METHOD_BRUTAL_OFFLOAD) run_config_add(o, "offload_sid", c->first_away);
+    if (c->method == METHOD_BRUTAL_OFFLOAD) run_config_add_number(o, "offload_sid", c->first_away);
     if (c->method == METHOD_WINDOW) {
         cJSON_AddBoolToObject(o, "use_sink_cache", true);
-        run_config_add(o, "sink_window_length", c->window_recent);
-        run_config_add(o, "num_sink_tokens", c->window_sinks);
+        run_config_add_number(o, "sink_window_length", c->window_recent);
+        run_config_add_number(o, "num_sink_tokens", c->window_sinks);
     }
     run_config_write_peers(o, c);
     for (size_t i = 0; model_keys[i]; i++) {
@@ -559,9 +562,4 @@ int budget_tokens(double budget, int n_prefill)
 const char *method_name(enum method_kind m)
 {
     return method_names[m];
-}
-
-const char *selector_name(enum selector s)
-{
-    return selector_names[s];
 }

@@ -100,6 +100,5 @@ int run_config_set_budget(struct run_config *c, int tokens);
 int budget_tokens(double budget, int n_prefill);
 
 const char *method_name(enum method_kind m); /* dense, omnikv, ...: the enum in lower case */
-const char *selector_name(enum selector s);  /* last, softmax_before_last, uniform, exp */
 
 #endif

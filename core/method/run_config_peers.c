@@ -31,7 +31,7 @@ static int read_h2o(const char *name, const cJSON *root, struct run_config *c)
         json_double(name, root, "recent_ratio", 0, 1, &c->heavy_recent) ||
         json_int(name, root, "hh_size", 0, INT_MAX, &heavy) ||
         json_int(name, root, "recent_size", 0, INT_MAX, &recent) ||
-        run_config_name(name, root, "evict", when, &evict) ||
+        run_config_read_name(name, root, "evict", when, &evict) ||
         json_bool(name, root, "skip_prefill", &c->skip_prefill) ||
         json_bool(name, root, "first_step_dense", &c->first_step_dense))
         return -1;
@@ -76,8 +76,8 @@ static int read_far(const char *name, const cJSON *o, struct run_config *c)
     int policy = f->policy, first = type;
     double base = 0, scale = 1;
 
-    if (run_config_name(name, o, "type", far_types, &type) || json_string(name, o, "path", &path) ||
-        json_string(name, o, "tokenizer_path", &path) ||
+    if (run_config_read_name(name, o, "type", far_types, &type) ||
+        json_string(name, o, "path", &path) || json_string(name, o, "tokenizer_path", &path) ||
         json_int(name, o, "n_init", 0, INT_MAX, &f->n_init) ||
         json_int(name, o, "n_local", 1, INT_MAX, &f->n_local) ||
         json_int(name, o, "topk", 1, INT_MAX, &f->topk) ||
@@ -85,14 +85,16 @@ static int read_far(const char *name, const cJSON *o, struct run_config *c)
         json_int(name, o, "repr_topk", 1, INT_MAX, &f->repr_topk) ||
         json_int(name, o, "exc_block_size", 1, INT_MAX, &f->exc_block_size) ||
         json_int(name, o, "max_cached_block", 1, INT_MAX, &f->max_cached) ||
-        run_config_name(name, o, "cache_strategy", far_policies, &policy) ||
+        run_config_read_name(name, o, "cache_strategy", far_policies, &policy) ||
         json_double(name, o, "score_decay", 0, 1, &f->decay) ||
         json_double(name, o, "base", 1, DBL_MAX, &base) ||
         json_double(name, o, "distance_scale", DBL_MIN, 1, &scale) ||
         json_bool(name, o, "fattn", &ignored) || json_bool(name, o, "pin_memory", &ignored) ||
         json_bool(name, o, "async_global_stream", &ignored) ||
-        run_config_refuse(name, o, "faiss", "the search for blocks is exact; set it to false") ||
-        run_config_refuse(name, o, "perhead", "blocks are chosen for all heads; set it to false"))
+        run_config_refuse_true(name, o, "faiss",
+                               "the search for blocks is exact; set it to false") ||
+        run_config_refuse_true(name, o, "perhead",
+                               "blocks are chosen for all heads; set it to false"))
         return -1;
     if (json_member(o, "chunk_topk_calc"))
         return fail("%s: \"chunk_topk_calc\" is not supported: blocks are chosen for each "
@@ -239,42 +241,42 @@ void run_config_write_peers(cJSON *o, const struct run_config *c)
     const struct far_rule *f = &c->far;
     if (c->method == METHOD_H2O) {
         const bool sizes = c->heavy >= 1 || c->heavy_recent >= 1;
-        run_config_add(o, sizes ? "hh_size" : "hh_ratio", c->heavy);
-        run_config_add(o, sizes ? "recent_size" : "recent_ratio", c->heavy_recent);
+        run_config_add_number(o, sizes ? "hh_size" : "hh_ratio", c->heavy);
+        run_config_add_number(o, sizes ? "recent_size" : "recent_ratio", c->heavy_recent);
         cJSON_AddStringToObject(o, "evict", c->evict_steps ? "step" : "prefill");
         cJSON_AddBoolToObject(o, "skip_prefill", c->skip_prefill);
         cJSON_AddBoolToObject(o, "first_step_dense", c->first_step_dense);
         if (!c->skip_prefill && c->segment == 0) cJSON_AddStringToObject(o, "seg_size", "auto");
-        if (!c->skip_prefill && c->segment) run_config_add(o, "seg_size", c->segment);
+        if (!c->skip_prefill && c->segment) run_config_add_number(o, "seg_size", c->segment);
     }
     if (c->method == METHOD_QUEST || c->method == METHOD_TIDAL) {
-        run_config_add(o, "num_of_selected_tokens", c->budget);
-        run_config_add(o, "dense_layers", c->dense_layers);
+        run_config_add_number(o, "num_of_selected_tokens", c->budget);
+        run_config_add_number(o, "dense_layers", c->dense_layers);
     }
-    if (c->method == METHOD_QUEST) run_config_add(o, "page_size", c->page_size);
+    if (c->method == METHOD_QUEST) run_config_add_number(o, "page_size", c->page_size);
     if (c->method == METHOD_TIDAL) {
-        run_config_add(o, "correction_layer", c->correction_layer);
+        run_config_add_number(o, "correction_layer", c->correction_layer);
         cJSON_AddStringToObject(o, "candidates", c->candidates_all ? "all" : "prefill");
         cJSON_AddStringToObject(o, "pool",
                                 c->pool == POOL_ALL     ? "all"
                                 : c->pool == POOL_GROUP ? "group"
                                                         : "none");
-        run_config_add(o, "refresh", c->refresh);
-        run_config_add(o, "sinks", c->sinks);
-        run_config_add(o, "recent", c->recent);
+        run_config_add_number(o, "refresh", c->refresh);
+        run_config_add_number(o, "sinks", c->sinks);
+        run_config_add_number(o, "recent", c->recent);
         cJSON_AddBoolToObject(o, "real_offload", c->real_offload);
     }
     if (!is_far(c)) return;
-    run_config_add(o, "n_init", f->n_init);
-    run_config_add(o, "n_local", f->n_local);
+    run_config_add_number(o, "n_init", f->n_init);
+    run_config_add_number(o, "n_local", f->n_local);
     if (c->method != METHOD_INFLLM) return;
-    run_config_add(o, "block_size", f->block_size);
-    run_config_add(o, "topk", f->topk);
-    run_config_add(o, "repr_topk", f->repr_topk);
-    run_config_add(o, "exc_block_size", f->exc_block_size);
-    run_config_add(o, "max_cached_block", f->max_cached);
+    run_config_add_number(o, "block_size", f->block_size);
+    run_config_add_number(o, "topk", f->topk);
+    run_config_add_number(o, "repr_topk", f->repr_topk);
+    run_config_add_number(o, "exc_block_size", f->exc_block_size);
+    run_config_add_number(o, "max_cached_block", f->max_cached);
     cJSON_AddStringToObject(o, "cache_strategy", far_policies[f->policy]);
-    if (f->policy == BLOCKS_LRU_S) run_config_add(o, "score_decay", f->decay);
+    if (f->policy == BLOCKS_LRU_S) run_config_add_number(o, "score_decay", f->decay);
     cJSON_AddBoolToObject(o, "real_offload", c->blocks_away);
 }
 

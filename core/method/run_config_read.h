@@ -6,12 +6,13 @@
 
 /* Reads KEY as one of the NULL-terminated NAMES; absent leaves *VALUE as it is. All return 0, or -1
  * after fail(). */
-int run_config_name(const char *name, const cJSON *root, const char *key, const char *const *names,
-                    int *value);
+int run_config_read_name(const char *name, const cJSON *root, const char *key,
+                         const char *const *names, int *value);
 /* Refuses KEY when it is true; INSTEAD completes the sentence. */
-int run_config_refuse(const char *name, const cJSON *root, const char *key, const char *instead);
+int run_config_refuse_true(const char *name, const cJSON *root, const char *key,
+                           const char *instead);
 /* Adds the shortest decimal that reads back as VALUE. */
-void run_config_add(cJSON *object, const char *key, double value);
+void run_config_add_number(cJSON *object, const char *key, double value);
 
 /* Keys of infllm, streaming and infinite-lm: the `model` section of the original's YAML. */
 #define FAR_KEYS                                                                                   \

@@ -443,12 +443,6 @@ int tokenizer_bos(const struct tokenizer *t)
     return t->prefix.n > 0 ? t->prefix.v[0] : -1;
 }
 
-bool tokenizer_is_special(const struct tokenizer *t, int id)
-{
-    const struct added_token *added = added_token(&t->added, id);
-    return added && added->special;
-}
-
 enum chat_format tokenizer_chat_format(const struct tokenizer *t)
 {
     return t->chat.format;

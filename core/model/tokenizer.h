@@ -44,7 +44,6 @@ size_t utf8_whole(const char *text, size_t n);
 int tokenizer_vocab_size(const struct tokenizer *t);                  /* one past the largest id */
 int tokenizer_token_id(const struct tokenizer *t, const char *token); /* -1 when absent */
 int tokenizer_bos(const struct tokenizer *t);                         /* -1: adds none */
-bool tokenizer_is_special(const struct tokenizer *t, int id);
 
 /* Chat formats. */
 enum chat_format { CHAT_UNKNOWN, CHAT_NONE, CHAT_LLAMA3, CHAT_CHATML, CHAT_LLAMA2, CHAT_MISTRAL };

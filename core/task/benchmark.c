@@ -99,7 +99,7 @@ static int add_field(const struct line *l, const char *key, struct text *out)
     return 0;
 }
 
-/* Option I of the four. */
+/* Option INDEX of the four, from 0. */
 static int read_option(const struct line *l, int index, struct text *out)
 {
     const struct span list = member(l, "options");
@@ -230,7 +230,8 @@ static int check_strings(const struct line *l, const char *key, int least)
                              l->where, key);
 }
 
-/* Whether TEXT names a paragraph: HEAD and a digit behind it, as the scorer looks for it. */
+/* Whether T names a paragraph: HEAD and a digit behind it, as the scorer looks for it (which takes
+ * digits of any script). */
 static bool names_paragraph(const struct text *t, const char *head)
 {
     const size_t n = strlen(head);
