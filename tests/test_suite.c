@@ -92,6 +92,9 @@ static void lines_are_refused_by_number(void)
         {"{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"x\"], \"match\": 1}", "a number"},
         {"{\"task\": \"t\", \"ids\": [1, 2], \"n_prefill\": 1, \"spans\": [], \"match\": \"all\"}",
          "text level only"},
+        {"{\"task\": \"t\", \"prompt\": \"p\\\\\\u0000q\", \"answers\": [\"x\"]}", "found \\u0000"},
+        {"{\"task\": \"t\", \"prompt\": \"p\", \"answers\": [\"x\xe9\"]}",
+         "jsonl:1: expected UTF-8, found byte 0xe9 at byte 43"},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct suite *s = load(cases[i].text, strlen(cases[i].text), 100);
@@ -102,6 +105,12 @@ static void lines_are_refused_by_number(void)
     CHECK(suite_load("tests/data/none.jsonl", 0) == NULL, "a missing file is taken");
     struct suite *s = load("{\"task\": \"t\"\0}", 14, 0);
     CHECK(s == NULL, "a zero byte is taken");
+    static const char escaped[] =
+        "{\"task\": \"t\", \"prompt\": \"\\\\u0000\", \"answers\": [\"\xc3\xa9\"]}";
+    s = load(escaped, strlen(escaped), 0);
+    CHECK(s && strcmp(s->line[0].prompt, "\\u0000") == 0, "a backslash before u: %s",
+          last_failure());
+    suite_free(s);
 
     char *many = xmalloc(60 * 1001); /* one task more than the limit */
     size_t n = 0;

@@ -6,8 +6,9 @@
 #include <stdbool.h>
 
 /* Parses all of PATH by the grammar of RFC 8259, refusing what follows the value, nesting past 64
- * levels, duplicate keys of an object and lone surrogates. The caller frees it with cJSON_Delete().
- * NULL after fail(). */
+ * levels, duplicate keys of an object and lone surrogates; whether strings are UTF-8 is not looked
+ * at, and one that holds \u0000 ends there. The caller frees it with cJSON_Delete(). NULL after
+ * fail(). */
 cJSON *json_load(const char *path);
 
 /* The same for SIZE bytes of TEXT; NAME stands for the file in messages. */

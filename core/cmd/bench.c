@@ -410,7 +410,7 @@ int cmd_bench(int argc, char **argv)
         free(layers);
         if (bad) goto done;
     }
-    tracer_not_here(argv[0]);
+    tracer_not_here("okv bench decodes no tokens of a text");
     if ((status = engine_open(&e, argv[0], &r.engine)) != 0) goto done;
     if (r.contexts.n == 0) usual_contexts(&r, e.model.ops);
     status = run(&r, &e, argc, argv) ? 1 : 0;

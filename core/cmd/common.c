@@ -83,12 +83,12 @@ static struct session_plan plan_of(const struct engine *e, struct method *const 
 {
     struct session_plan plan = {.room = room, .steps = steps, .extrapolate = e->extrapolate};
     for (int i = 0; i < n; i++) {
-        const struct session_plan all = plan;
+        const struct session_plan before = plan;
         if (methods[i] && methods[i]->plan) methods[i]->plan(methods[i], &plan);
-        if (all.keep_queries > plan.keep_queries) plan.keep_queries = all.keep_queries;
-        if (all.packed > plan.packed) plan.packed = all.packed;
-        if (all.sets > plan.sets) plan.sets = all.sets;
-        if (all.token_bytes > plan.token_bytes) plan.token_bytes = all.token_bytes;
+        if (before.keep_queries > plan.keep_queries) plan.keep_queries = before.keep_queries;
+        if (before.packed > plan.packed) plan.packed = before.packed;
+        if (before.sets > plan.sets) plan.sets = before.sets;
+        if (before.token_bytes > plan.token_bytes) plan.token_bytes = before.token_bytes;
     }
     return plan;
 }

@@ -115,9 +115,8 @@ struct tracer *tracer_open(const struct trace_spec *spec, const struct engine *e
 struct tracer *tracer_from_environment(const struct engine *e, const struct method *m, int argc,
                                        char **argv, int *rc);
 
-/* For subcommand NAME, which decodes nothing of its own: says that SAVE_SELECTED_IDX is without
- * effect where it is set. */
-void tracer_not_here(const char *name);
+/* For what is not traced: says WHY SAVE_SELECTED_IDX, where it is set, has no effect. */
+void tracer_not_here(const char *why);
 
 /* The hooks to hand to forward() as its tap. */
 const struct hooks *tracer_hooks(struct tracer *t);

@@ -145,7 +145,7 @@ int eval_sweep(const char *name, const struct engine_args *args, const struct sw
 
     if (load_entries(list, s, args->model != NULL)) goto done;
     first.config = list[0].path;
-    tracer_not_here(name);
+    tracer_not_here("several configs or budgets in one run are not traced");
     if ((status = engine_open(&e, name, &first)) != 0) goto done;
     status = 1;
     if ((suite = suite_load(s->data, e.model.config.V)) == NULL) goto done;

@@ -30,7 +30,7 @@ static const char usage[] =
     "  --format F     raw, chat or mixed: six in ten raw [mixed; raw with --text]\n"
     "  --text         text-level lines: a prompt and the word its answer must contain; of vt "
     "every\n"
-    "                 word (\"match\": \"all\")\n"
+    "                 word (\"match\": \"each\")\n"
     "  --chains C     vt: chains of assignments, 1 to 64 [1]\n"
     "  --hops H       vt: assignments of a chain after its first, 1 to 64 [4]\n"
     "  --lengths N,.. needle: lengths of lines in tokens [1K,2K,4K]\n"

@@ -66,7 +66,7 @@ int cmd_logits(int argc, char **argv)
         status = usage_error(argv[0], "--ids FILE.json and --out FILE.h5 are needed");
         goto done;
     }
-    tracer_not_here(argv[0]);
+    tracer_not_here("okv logits decodes no tokens of a text");
     if ((status = engine_open(&e, argv[0], &args)) != 0) goto done;
     status = 1;
     if (e.config.method != METHOD_DENSE) {

@@ -137,11 +137,10 @@ struct tracer *tracer_from_environment(const struct engine *e, const struct meth
     return t;
 }
 
-void tracer_not_here(const char *name)
+void tracer_not_here(const char *why)
 {
     const char *asked = getenv("SAVE_SELECTED_IDX");
-    if (asked && *asked)
-        note("SAVE_SELECTED_IDX has no effect: okv %s decodes no tokens of a text", name);
+    if (asked && *asked) note("SAVE_SELECTED_IDX has no effect: %s", why);
 }
 
 const struct hooks *tracer_hooks(struct tracer *t)

@@ -157,7 +157,9 @@ static int run_lines(const struct walk *w, int first, int stride, int room, int 
     struct session *session = NULL;
     for (size_t v = 0; v < variants; v++)
         if ((method[v] = method_open(w->variant[v].config, &w->engine->model)) == NULL) goto done;
+    const char *named = name_failures(w->variant[0].name); /* its length limit is that of all */
     session = engine_session_told(w->engine, method, w->n_variants, room, steps);
+    name_failures(named);
     if (session == NULL) goto done;
     for (int i = first; i < s->n; i += stride) {
         const struct suite_line *l = &s->line[i];

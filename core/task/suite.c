@@ -3,6 +3,7 @@
 #include "core/base/base.h"
 #include "core/base/file.h"
 #include "core/base/json.h"
+#include "core/model/unicode.h"
 
 #include <ctype.h>
 #include <limits.h>
@@ -96,11 +97,30 @@ static int read_text(const char *where, const cJSON *object, struct suite_line *
     return 0;
 }
 
+/* JSON's \u0000 would end a string: what follows would neither be fed nor judged. */
+static bool holds_nul(const char *text, size_t size)
+{
+    const char *end = text + size;
+    for (const char *p = text; (p = memchr(p, '\\', (size_t)(end - p))) != NULL; p += 2)
+        if (end - p >= 6 && memcmp(p + 1, "u0000", 5) == 0) return true;
+    return false;
+}
+
 static int read_line(const char *where, const char *text, size_t size, int V, struct suite_line *l)
 {
     int rc = -1;
+    size_t bad;
     cJSON *o = json_parse(where, text, size);
     if (o == NULL) goto done;
+    if (!utf8_check(text, size, &bad)) {
+        fail("%s: expected UTF-8, found byte 0x%02x at byte %zu", where, (unsigned char)text[bad],
+             bad);
+        goto done;
+    }
+    if (holds_nul(text, size)) {
+        fail("%s: expected text without the character 0, found \\u0000", where);
+        goto done;
+    }
     if (!cJSON_IsObject(o)) {
         fail("%s: expected a JSON object, found %s", where, json_kind(o));
         goto done;

@@ -36,8 +36,9 @@ struct suite {
 };
 
 /* Reads PATH ("-" is stdin). V bounds the ids (0: unchecked). NULL after fail() naming file and
- * line: not JSON, both or neither level, ids out of range, n_prefill outside [1, n], spans outside
- * [n_prefill, n] or shorter than 2. Blank lines are skipped; a file without lines is refused. */
+ * line: not JSON, not UTF-8, text with \u0000, both or neither level, ids out of range, n_prefill
+ * outside [1, n], spans outside [n_prefill, n] or shorter than 2. Blank lines are skipped; a file
+ * without lines is refused. */
 struct suite *suite_load(const char *path, int V);
 void suite_free(struct suite *s);
 
