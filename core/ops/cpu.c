@@ -466,27 +466,13 @@ static inline uint32_t order_key(float f)
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-/* The K-th best of KEY [n], which is overwritten; *NEED of those equal to it are among the K. Radix
- * selection, 11 + 11 + 10 bits from the top: each round keeps only the keys that share the digit at
- * which the K-th best lies. */
-static uint32_t kth_best(uint32_t *key, int n, int k, int *need)
+/* And back; NaN of the lowest. */
+static inline float key_value(uint32_t key)
 {
-    uint32_t prefix = 0;
-    for (int round = 0; round < 3; round++) {
-        const int shift = round == 0 ? 21 : round == 1 ? 10 : 0, digits = round == 2 ? 1024 : 2048;
-        int counts[2048] = {0}, digit = digits - 1, kept = 0;
-        for (int i = 0; i < n; i++) counts[(key[i] >> shift) & (uint32_t)(digits - 1)]++;
-        while (k > counts[digit]) k -= counts[digit--];
-        prefix |= (uint32_t)digit << shift;
-        for (int i = 0; i < n; i++) {
-            const uint32_t v = key[i];
-            key[kept] = v;
-            kept += ((v >> shift) & (uint32_t)(digits - 1)) == (uint32_t)digit;
-        }
-        n = kept;
-    }
-    *need = k;
-    return prefix;
+    const uint32_t u = key & 0x80000000u ? key ^ 0x80000000u : ~key;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
 }
 
 #define TOP_GROUP 64 /* scores of a group, at most */
@@ -496,27 +482,25 @@ static uint32_t kth_best(uint32_t *key, int n, int k, int *need)
  */
 static void top_k(int *idx, const float *score, int T, int k)
 {
-    uint32_t *key = xmalloc(3 * (size_t)T * sizeof *key), *left = key + T;
-    int *at = (int *)(left + T), n = T, need = 0, found = 0;
+    uint32_t *key = xmalloc(2 * (size_t)T * sizeof *key), last = 0;
+    int *at = (int *)(key + T), n = T, need = k, found = 0;
     const int wide = k > 0 && T / (2 * k) < TOP_GROUP ? T / (2 * k) : TOP_GROUP;
     float least = NAN;
 
     if (k > 0 && wide > 1) {
-        float *best = (float *)key;
+        float *best = (float *)at;
         const int groups = T / wide; /* of scores that many apart; what is left over is in none */
         cpu->max_rows(best, score, (size_t)groups, wide, groups);
-        for (int i = 0; i < groups; i++) left[i] = order_key(best[i]);
-        const uint32_t kth = kth_best(left, groups, k, &need);
-        for (int i = 0; i < groups; i++)
-            if (order_key(best[i]) == kth) least = best[i];
+        for (int i = 0; i < groups; i++) key[i] = order_key(best[i]);
+        least = key_value(cpu->kth_largest(key, groups, k));
     }
     if (least == least)
         n = cpu->reach(at, score, T, least);
     else
         for (int t = 0; t < T; t++) at[t] = t;
-    for (int i = 0; i < n; i++) key[i] = left[i] = order_key(score[at[i]]);
-    const uint32_t last = k > 0 && k < n ? kth_best(left, n, k, &need) : 0;
-    if (k == n) need = n;
+    for (int i = 0; i < n; i++) key[i] = order_key(score[at[i]]);
+    if (k > 0) last = cpu->kth_largest(key, n, k);
+    for (int i = 0; i < n; i++) need -= key[i] > last; /* of those equal to it */
     for (int i = 0; i < n && found < k; i++) {
         const bool equal = key[i] == last;
         idx[found] = at[i];

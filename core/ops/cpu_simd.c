@@ -609,6 +609,18 @@ static int reach(int *at, const float *score, int T, float least)
     return n;
 }
 
+/* Bit by bit from the top: the largest number that K keys reach. */
+static uint32_t kth_largest(const uint32_t *key, int n, int k)
+{
+    uint32_t kth = 0;
+    for (uint32_t bit = 1u << 31; bit; bit >>= 1) {
+        int reached = 0;
+        for (int i = 0; i < n; i++) reached += key[i] >= (kth | bit);
+        if (reached >= k) kth |= bit;
+    }
+    return kth;
+}
+
 static float log_sum_exp(const float *x, int n)
 {
     vec mv = all(-INFINITY), sv = {0};
@@ -638,5 +650,6 @@ const struct simd JOIN(simd_, SIMD) = {
     .max_rows = max_rows,
     .weigh_rows = weigh_rows,
     .reach = reach,
+    .kth_largest = kth_largest,
     .log_sum_exp = log_sum_exp,
 };

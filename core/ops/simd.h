@@ -8,6 +8,7 @@
 #include "core/base/half.h"
 
 #include <stddef.h>
+#include <stdint.h>
 
 #define TILE_KEYS 64      /* keys a tile of attend_tile() covers at a time */
 #define CHUNK_KEYS 512    /* positions one task of attend_rows() covers: long enough to stream */
@@ -62,6 +63,9 @@ struct simd {
 
     /* at [.. T] = the positions whose score [T] is at least LEAST, ascending. Returns how many. */
     int (*reach)(int *at, const float *score, int T, float least);
+
+    /* The K-th largest of KEY [n], 1 <= K <= n. */
+    uint32_t (*kth_largest)(const uint32_t *key, int n, int k);
 
     /* log of the sum of exp(x), [n]. */
     float (*log_sum_exp)(const float *x, int n);
