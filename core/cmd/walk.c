@@ -21,6 +21,21 @@ struct line_run {
     struct progress *progress;
 };
 
+/* What all lines of a walk need, and what they found. */
+struct lines {
+    int room, steps, longest; /* tokens and steps of any line; the line that needs the room */
+    int **ids, *n;            /* [suite->n] prompts: of text-level lines, NULL of others; length */
+    struct tally *each;       /* [suite->n, n_variants] */
+    struct progress progress;
+};
+
+/* What messages about line L under variant V begin with, or NULL; the caller frees it. */
+static char *name_of(const struct variant *v, const struct suite_line *l)
+{
+    if (v->name && l->where) return xprintf("%s: %s", v->name, l->where);
+    return v->name || l->where ? xstrdup(v->name ? v->name : l->where) : NULL;
+}
+
 /* The expected answers, as JSON, for the dump. */
 static char *answers_json(const struct suite_line *l)
 {
@@ -138,17 +153,18 @@ static int run_line(const struct line_run *run)
         rc = tracer_begin(w->tracer, run->index, l->task, run->ids, run->n, run->n + steps, steps);
     for (int v = 0; v < w->n_variants && rc == 0; v++) {
         if (run->progress) progress_show(run->progress, (long)run->index * w->n_variants + v);
-        const char *named = name_failures(w->variant[v].name);
+        char *name = w->tracer ? NULL : name_of(&w->variant[v], l); /* a dump's failures have one */
+        const char *named = name_failures(name);
         rc = run_variant(run, v, first);
         name_failures(named);
+        free(name);
     }
     free(first);
     return rc < 0 ? -1 : 0;
 }
 
 /* Lines FIRST, FIRST + STRIDE, ... in one session. 0, or -1 after fail(). */
-static int run_lines(const struct walk *w, int first, int stride, int room, int steps,
-                     int *const *ids, const int *n, struct tally *each, struct progress *progress)
+static int run_lines(const struct walk *w, struct lines *a, int first, int stride)
 {
     const struct suite *s = w->suite;
     const size_t variants = (size_t)w->n_variants;
@@ -157,9 +173,12 @@ static int run_lines(const struct walk *w, int first, int stride, int room, int 
     struct session *session = NULL;
     for (size_t v = 0; v < variants; v++)
         if ((method[v] = method_open(w->variant[v].config, &w->engine->model)) == NULL) goto done;
-    const char *named = name_failures(w->variant[0].name); /* its length limit is that of all */
-    session = engine_session_told(w->engine, method, w->n_variants, room, steps);
+    /* the first variant's length limit is that of all */
+    char *name = name_of(&w->variant[0], &s->line[a->longest]);
+    const char *named = name_failures(name);
+    session = engine_session_told(w->engine, method, w->n_variants, a->room, a->steps);
     name_failures(named);
+    free(name);
     if (session == NULL) goto done;
     for (int i = first; i < s->n; i += stride) {
         const struct suite_line *l = &s->line[i];
@@ -168,10 +187,10 @@ static int run_lines(const struct walk *w, int first, int stride, int room, int 
                                      .method = method,
                                      .index = i,
                                      .line = l,
-                                     .ids = ids[i] ? ids[i] : l->ids,
-                                     .n = n[i],
-                                     .tally = each + (size_t)i * variants,
-                                     .progress = first == 0 ? progress : NULL};
+                                     .ids = a->ids[i] ? a->ids[i] : l->ids,
+                                     .n = a->n[i],
+                                     .tally = a->each + (size_t)i * variants,
+                                     .progress = first == 0 ? &a->progress : NULL};
         if (run_line(&run)) goto done;
     }
     rc = 0;
@@ -186,43 +205,48 @@ done:
 int walk_suite(const struct walk *w)
 {
     const struct suite *s = w->suite;
-    int rc = -1, room = 1, steps = 1, workers = omp_get_max_threads();
-    int **ids = xcalloc((size_t)s->n, sizeof *ids), *n = xcalloc((size_t)s->n, sizeof *n);
-    struct tally *each = xcalloc((size_t)s->n * (size_t)w->n_variants, sizeof *each);
+    int rc = -1, workers = omp_get_max_threads();
+    struct lines a = {.room = 1, .steps = 1};
     char *why = NULL;
-    struct progress progress = {0};
 
+    a.ids = xcalloc((size_t)s->n, sizeof *a.ids);
+    a.n = xcalloc((size_t)s->n, sizeof *a.n);
+    a.each = xcalloc((size_t)s->n * (size_t)w->n_variants, sizeof *a.each);
     for (int i = 0; i < s->n; i++) { /* the longest line decides how much memory is needed */
         const struct suite_line *l = &s->line[i];
         const bool tokens = follows(w, l);
         const int new_tokens = tokens ? l->n - l->n_prefill : w->max_new;
-        n[i] = tokens ? l->n_prefill : l->n;
-        if (l->ids == NULL && engine_prompt(w->engine, l->prompt, NULL, w->chat, &ids[i], &n[i]))
-            goto done;
-        if (tokens && w->tracer && new_tokens == 0) {
-            fail("sample %d: n_prefill is its whole length: there is no step to trace", i);
-            goto done;
+        const char *named = name_failures(l->where);
+        int bad = l->ids == NULL &&
+                  engine_prompt(w->engine, l->prompt, NULL, w->chat, &a.ids[i], &a.n[i]);
+        if (l->ids) a.n[i] = tokens ? l->n_prefill : l->n;
+        if (tokens && w->tracer && new_tokens == 0)
+            bad = fail("n_prefill is its whole length: there is no step to trace");
+        name_failures(named);
+        if (bad) goto done;
+        if (a.n[i] + new_tokens > a.room) {
+            a.room = a.n[i] + new_tokens;
+            a.longest = i;
         }
-        if (n[i] + new_tokens > room) room = n[i] + new_tokens;
-        if (new_tokens > steps) steps = new_tokens;
+        if (new_tokens > a.steps) a.steps = new_tokens;
     }
-    if (w->tracer) tracer_announce(w->tracer, room, steps, s->n);
-    progress_start(&progress, w->tracer ? "trace" : "eval", (long)s->n * w->n_variants);
+    if (w->tracer) tracer_announce(w->tracer, a.room, a.steps, s->n);
+    progress_start(&a.progress, w->tracer ? "trace" : "eval", (long)s->n * w->n_variants);
     /* Lines side by side, one a core, need no waiting for each other inside a layer. A trace is
      * written in order; long contexts take all cores and one cache; and a device runs one step at
      * a time. */
     double each_session, pinned;
-    engine_session_bytes(w->engine, NULL, room, steps, &each_session, &pinned);
+    engine_session_bytes(w->engine, NULL, a.room, a.steps, &each_session, &pinned);
     if (w->tracer || w->engine->model.ops->device || each_session * workers > SIDE_BY_SIDE)
         workers = 1;
     if (workers > s->n) workers = s->n;
     if (workers == 1) {
-        if (run_lines(w, 0, 1, room, steps, ids, n, each, &progress)) goto done;
+        if (run_lines(w, &a, 0, 1)) goto done;
     } else {
         const bool muted = mute_failures(true);
 #pragma omp parallel for schedule(static, 1) num_threads(workers)
         for (int i = 0; i < workers; i++) {
-            if (run_lines(w, i, workers, room, steps, ids, n, each, &progress) == 0) continue;
+            if (run_lines(w, &a, i, workers) == 0) continue;
 #pragma omp critical
             if (why == NULL) why = xstrdup(last_failure());
         }
@@ -236,19 +260,19 @@ int walk_suite(const struct walk *w)
         const struct variant *v = &w->variant[i % w->n_variants];
         if (v->tally == NULL) continue;
         struct tally *t = &v->tally[suite_task(s, s->line[i / w->n_variants].task)];
-        t->correct += each[i].correct;
-        t->total += each[i].total;
-        t->nll += each[i].nll;
-        t->tokens += each[i].tokens;
+        t->correct += a.each[i].correct;
+        t->total += a.each[i].total;
+        t->nll += a.each[i].nll;
+        t->tokens += a.each[i].tokens;
     }
     rc = 0;
 
 done:
-    progress_end(&progress);
-    for (int i = 0; i < s->n; i++) free(ids[i]);
-    free(ids);
-    free(n);
-    free(each);
+    progress_end(&a.progress);
+    for (int i = 0; i < s->n; i++) free(a.ids[i]);
+    free(a.ids);
+    free(a.n);
+    free(a.each);
     free(why);
     return rc;
 }

@@ -178,12 +178,11 @@ struct suite *suite_load(const char *path, int V)
             room = 2 * room + 16;
             s->line = xrealloc(s->line, (size_t)room * sizeof *s->line);
         }
-        memset(&s->line[s->n++], 0, sizeof *s->line);
-        char *where = xprintf("%s:%ld", path, number);
-        rc = read_line(where, line, (size_t)(stop - line), V, &s->line[s->n - 1]);
-        if (rc == 0) rc = enter_task(where, s);
-        free(where);
-        if (rc) goto done;
+        struct suite_line *l = &s->line[s->n++];
+        *l = (struct suite_line){.where = xprintf("%s:%ld", path, number)};
+        if ((rc = read_line(l->where, line, (size_t)(stop - line), V, l)) != 0 ||
+            (rc = enter_task(l->where, s)) != 0)
+            goto done;
     }
     rc = s->n ? 0 : fail("%s: expected at least one line, found none", path);
 
@@ -204,6 +203,7 @@ void suite_line_free(struct suite_line *l)
     free(l->spans);
     free(l->ids);
     free(l->task);
+    free(l->where);
     memset(l, 0, sizeof *l);
 }
 

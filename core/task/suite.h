@@ -20,6 +20,7 @@ enum suite_match {
 };
 
 struct suite_line {
+    char *where; /* FILE:LINE, for messages; NULL: of no file */
     char *task;
     int *ids, n, n_prefill; /* token level; ids is NULL on a text-level line */
     int (*spans)[2], n_spans;
