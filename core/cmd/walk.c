@@ -163,12 +163,13 @@ static int run_line(const struct line_run *run)
     return rc < 0 ? -1 : 0;
 }
 
-/* Lines FIRST, FIRST + STRIDE, ... in one session. 0, or -1 after fail(). */
+/* Lines FIRST, FIRST + STRIDE, ... in one session. How many lines of the suite are behind it: all,
+ * or after fail() those before the one that failed. */
 static int run_lines(const struct walk *w, struct lines *a, int first, int stride)
 {
     const struct suite *s = w->suite;
     const size_t variants = (size_t)w->n_variants;
-    int rc = -1;
+    int behind = 0;
     struct method **method = xcalloc(variants, sizeof(struct method *));
     struct session *session = NULL;
     for (size_t v = 0; v < variants; v++)
@@ -191,15 +192,16 @@ static int run_lines(const struct walk *w, struct lines *a, int first, int strid
                                      .n = a->n[i],
                                      .tally = a->each + (size_t)i * variants,
                                      .progress = first == 0 ? &a->progress : NULL};
+        behind = i;
         if (run_line(&run)) goto done;
     }
-    rc = 0;
+    behind = s->n;
 
 done:
     session_close(session);
     for (size_t v = 0; v < variants; v++) method_close(method[v]);
     free(method);
-    return rc;
+    return behind;
 }
 
 int walk_suite(const struct walk *w)
@@ -241,14 +243,19 @@ int walk_suite(const struct walk *w)
         workers = 1;
     if (workers > s->n) workers = s->n;
     if (workers == 1) {
-        if (run_lines(w, &a, 0, 1)) goto done;
+        if (run_lines(w, &a, 0, 1) < s->n) goto done;
     } else {
         const bool muted = mute_failures(true);
+        int least = s->n; /* of several failures the first line's is told */
 #pragma omp parallel for schedule(static, 1) num_threads(workers)
         for (int i = 0; i < workers; i++) {
-            if (run_lines(w, &a, i, workers) == 0) continue;
+            const int behind = run_lines(w, &a, i, workers);
 #pragma omp critical
-            if (why == NULL) why = xstrdup(last_failure());
+            if (behind < least) {
+                least = behind;
+                free(why);
+                why = xstrdup(last_failure());
+            }
         }
         mute_failures(muted);
         if (why) {
