@@ -74,10 +74,10 @@ static char *describe(const char *metric)
 {
     static const char *const known[][2] = {
         {"m1", "attention mass kept"},     {"m1x", "mass kept, no self"},
-        {"m2", "relative mass kept"},      {"m2w", "m2 times importance"},
+        {"m2", "relative mass kept"},      {"m2w", "m2 x importance"},
         {"m4", "tokens in common"},        {"m7", "tokens in common / k"},
         {"m8", "cosine of outputs"},       {"m11", "1 - mass missed"},
-        {"m11w", "m11 times importance"},  {"m12", "mass of own top k"},
+        {"m11w", "m11 x importance"},      {"m12", "mass of own top k"},
         {"m15", "kept from step to step"},
     };
     for (size_t i = 0; i < COUNT_OF(known); i++)
@@ -154,7 +154,7 @@ int figure_rank(struct figure *f)
     gnuplot_numbers(f->settings, "mark_at", marks, f->marks.n);
     for (int p = 0; p < c.panels.n; p++) {
         char *words = describe(c.panels.v[p]);
-        titles[p] = text_fit(words, f->panel_width + 20);
+        titles[p] = text_fit(words, f->panel_width + 10);
         free(words);
     }
     gnuplot_texts(f->settings, "panel_name", (const char *const *)titles, c.panels.n);

@@ -124,7 +124,7 @@ int figure_kept(struct figure *f)
     gnuplot_numbers(f->settings, "level", level, c.series.n);
     for (int p = 0; p < c.panels.n; p++)
         titles[p] = text_fit(strcmp(c.panels.v[p], "all") ? c.panels.v[p] : "all tasks",
-                             f->panel_width + 20);
+                             f->panel_width + 10);
     gnuplot_texts(f->settings, "panel_name", (const char *const *)titles, c.panels.n);
     curves_write(f->data, &c);
     rc = 0;
@@ -286,7 +286,7 @@ int figure_needle(struct figure *f)
                              .panel_titles = true};
     if (layout_write(f, &l)) goto done;
     double across = f->panel_width / lengths, down = f->panel_height / depths;
-    for (int p = 0; p < panels; p++) names[2][p] = text_fit(c.panels.v[p], f->panel_width + 20);
+    for (int p = 0; p < panels; p++) names[2][p] = text_fit(c.panels.v[p], f->panel_width + 10);
     gnuplot_texts(f->settings, "panel_name", (const char *const *)names[2], panels);
     write_names(f->settings, "length_name", names[0], lengths, wide + 4, across);
     write_names(f->settings, "depth_name", names[1], depths, 11, down);
