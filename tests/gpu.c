@@ -83,3 +83,15 @@ void *gpu_random(struct rng *r, size_t n, float limit, enum dtype type, float **
     }
     return p;
 }
+
+double gpu_value(const void *x, size_t i, enum dtype type)
+{
+    const uint16_t bits = ((const uint16_t *)x)[i];
+    return type == DTYPE_BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+double gpu_gamma(double n)
+{
+    const double u = 0x1p-24;
+    return n * u / (1 - n * u);
+}

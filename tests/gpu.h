@@ -20,4 +20,11 @@ void gpu_release(void);
 struct rng;
 void *gpu_random(struct rng *r, size_t n, float limit, enum dtype type, float **exact);
 
+/* Entry I of X [..] of TYPE, 16-bit, in host memory. */
+double gpu_value(const void *x, size_t i, enum dtype type);
+
+/* The relative error that N roundings of float32 come to at most: n u / (1 - n u), u = 2^-24.
+ * Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, lemma 3.1. */
+double gpu_gamma(double n);
+
 #endif

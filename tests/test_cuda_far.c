@@ -13,11 +13,6 @@
 
 static const double u = 0x1p-24;
 
-static double g(double n)
-{
-    return n * u / (1 - n * u);
-}
-
 /* The largest relative error of rounding to TYPE. */
 static double unit_of(enum dtype type)
 {
@@ -79,8 +74,8 @@ static double attend(double *out, double *off, double *lse, double *weight, cons
     *lse = top + log(sum);
 
     /* a logit off by l moves a weight by exp(2 l); tiles may have 16 keys */
-    const double l = g(2 * (D + 8)) * size;
-    const double share = expm1(2 * l + 176 * u + 4 * u * (4 + n / 16.0)) + g(2 * (n + 8));
+    const double l = gpu_gamma(2 * (D + 8)) * size;
+    const double share = expm1(2 * l + 176 * u + 4 * u * (4 + n / 16.0)) + gpu_gamma(2 * (n + 8));
     for (int d = 0; d < D; d++) {
         double absolute = 0;
         out[d] = 0;
@@ -93,7 +88,7 @@ static double attend(double *out, double *off, double *lse, double *weight, cons
         off[d] = 1.01 * (share + unit_of(type)) * absolute + unit_of(type) * fabs(out[d]) +
                  (type == DTYPE_F16 ? 0x1p-25 * (n * loudest + 1) : 1e-37);
     }
-    return share + 8 * u * (fabs(*lse) + fabs(top)) + g(n);
+    return share + 8 * u * (fabs(*lse) + fabs(top)) + gpu_gamma(n);
 }
 
 static void many_rows_are_right(struct rng *r, const struct shape *s, enum dtype type, float loud)
@@ -180,7 +175,7 @@ static void many_rows_are_right(struct rng *r, const struct shape *s, enum dtype
             for (int t = edge; t <= pos; t++) {
                 const double x = weight[w.count + t - edge];
                 want[(size_t)h * ring + (size_t)t] += x;
-                allowed[(size_t)h * ring + (size_t)t] += (2 * share + g(s->n + 8)) * x;
+                allowed[(size_t)h * ring + (size_t)t] += (2 * share + gpu_gamma(s->n + 8)) * x;
             }
         }
         free(weight);
@@ -262,8 +257,8 @@ static void means_of(struct rng *r, int n, int pos0, int group, int width, enum 
                 rows_of++;
                 i++;
             } while (i < n && (pos0 + i) % group != 0);
-            bad +=
-                !(fabs(got[of * width + d] - sum / rows_of) <= g(rows_of + 2) * absolute / rows_of);
+            bad += !(fabs(got[of * width + d] - sum / rows_of) <=
+                     gpu_gamma(rows_of + 2) * absolute / rows_of);
         }
     CHECK(bad == 0 && isnan(got[groups * width]), "means of %d at %d, groups of %d: %d differ", n,
           pos0, group, bad);
@@ -317,7 +312,7 @@ static void representatives(struct rng *r, int H, int G, int D, int block, int t
             for (int d = 0; d < D; d++) {
                 const double is = value(got, (size_t)((b * H + h) * D + d), type);
                 bad += !(fabs(is - mean[d]) <=
-                         unit_of(type) * fabs(mean[d]) + g(topk + 2) * absolute[d] + 1e-7);
+                         unit_of(type) * fabs(mean[d]) + gpu_gamma(topk + 2) * absolute[d] + 1e-7);
             }
         }
     bool before = true;

@@ -15,17 +15,6 @@
 
 static const double u = 0x1p-24; /* unit roundoff of float32 */
 
-static double g(double n)
-{
-    return n * u / (1 - n * u);
-}
-
-static double widened(const void *x, size_t i, enum dtype type)
-{
-    const uint16_t bits = ((const uint16_t *)x)[i];
-    return type == DTYPE_BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
-}
-
 /* ---- H2O's lists, through the ops */
 
 struct lists {
@@ -246,9 +235,9 @@ static void segments_are_right(const struct ops *gpu, struct rng *r, const struc
     CHECK(ok, "%s", last_failure());
     float *out = xmalloc(P * row * sizeof *out), *lse = xmalloc(P * H * sizeof *lse);
     /* docs/numbers.md: a weight, on both sides; rounded are weights, outputs */
-    const double logit = g(2 * (l->D + 8)) * 2 * sqrt(l->D);
+    const double logit = gpu_gamma(2 * (l->D + 8)) * 2 * sqrt(l->D);
     const double w =
-        2 * (expm1(2 * logit + 176 * u + 4 * u * (2 + l->n / 16.0)) + g(2 * (l->n + 8)));
+        2 * (expm1(2 * logit + 176 * u + 4 * u * (2 + l->n / 16.0)) + gpu_gamma(2 * (l->n + 8)));
     const double off = 1.01 * (w + 2 * (bf16 ? 0x1p-8 : 0x1p-11)), off_sum = 3 * w;
     double worst = 0, worst_lse = 0, worst_sum = 0;
     for (int pos0 = 0, rows; ok && pos0 < l->n; pos0 += rows) {
@@ -285,7 +274,7 @@ static void segments_are_right(const struct ops *gpu, struct rng *r, const struc
 
         gpu->get(out, got->out, size * (rows > 1 ? 2 : sizeof *out));
         for (size_t i = 0; i < size; i++) {
-            const double x = rows > 1 ? widened(out, i, l->type) : out[i];
+            const double x = rows > 1 ? gpu_value(out, i, l->type) : out[i];
             const double e = fabs(x - want->out[i]) / off;
             if (!(e <= worst)) worst = isnan(e) ? INFINITY : e;
         }

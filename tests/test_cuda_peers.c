@@ -22,17 +22,6 @@
 
 static const double u = 0x1p-24; /* unit roundoff of float32 */
 
-static double g(double n)
-{
-    return n * u / (1 - n * u);
-}
-
-static double widened(const void *x, size_t i, enum dtype type)
-{
-    const uint16_t bits = ((const uint16_t *)x)[i];
-    return type == DTYPE_BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
-}
-
 /* ---- the attention that keys receive */
 
 struct shape {
@@ -79,11 +68,11 @@ static double column(const float *q, const float *k, const float *lse, const str
         const double weight = exp(l - lse[at]);
         /* the logit on the tensor cores; two roundings of the argument in base 2; exponential */
         const double wrong =
-            expm1(g(2 * (s->D + 8)) * size * scale + 3 * u * (fabs(l) + fabs(lse[at]) + 1));
+            expm1(gpu_gamma(2 * (s->D + 8)) * size * scale + 3 * u * (fabs(l) + fabs(lse[at]) + 1));
         sum += weight;
         errors += weight * (wrong + 6 * u);
     }
-    *off = 1.01 * errors + g(s->n + 8) * sum + u * (first + sum) + (s->n + 1) * 0x1p-126;
+    *off = 1.01 * errors + gpu_gamma(s->n + 8) * sum + u * (first + sum) + (s->n + 1) * 0x1p-126;
     return first + sum;
 }
 
@@ -249,7 +238,7 @@ static void bounds_are_right(const struct cuda_pages *a, const float *k, int T)
         float best = key[0];
         for (size_t t = 1; t < (size_t)a->size; t++)
             best = high ? fmaxf(best, key[t * D]) : fminf(best, key[t * D]);
-        wrong += widened(got, i, a->type) != best;
+        wrong += gpu_value(got, i, a->type) != best;
     }
     for (size_t i = size; i < size + 8; i++) wrong += got[i] != 0xffff;
     CHECK(wrong == 0, "bounds of %d x %d pages of %d, D %d: %d differ", a->G, a->count, a->size,
@@ -283,11 +272,11 @@ static void scores_are_right(const struct cuda_pages *a, const float *got, const
                 size += fabs(most);
             }
             best = fmax(best, sum);
-            off = fmax(off, g(2 * D + 8) * size);
+            off = fmax(off, gpu_gamma(2 * D + 8) * size);
             for (int t = 0; t < a->size; t++) {
                 double absolute;
                 const double product = dot(q + h * D, keys + t * D, D, &absolute);
-                above = fmax(above, (product - mine) / (g(2 * D + 8) * size + 1e-30));
+                above = fmax(above, (product - mine) / (gpu_gamma(2 * D + 8) * size + 1e-30));
             }
         }
         const double e = fabs(mine - best) / (off + 1e-38);

@@ -14,11 +14,6 @@
 
 static const double u = 0x1p-24;
 
-static double g(double n)
-{
-    return n * u / (1 - n * u);
-}
-
 /* The largest relative error of rounding to TYPE, and the absolute one where it has no normal
  * numbers. */
 static double unit_of(enum dtype type)
@@ -77,8 +72,9 @@ static void attend(double *out, double *off, double *lse, double *lse_off, const
     *lse = top + log(sum);
 
     /* a logit off by l moves a weight by exp(2 l); tiles may have 16 keys */
-    const double l = g(2 * (D + 8)) * size;
-    const double w = expm1(2 * l + 176 * u + 4 * u * (2 + length / 16.0)) + g(2 * (length + 8));
+    const double l = gpu_gamma(2 * (D + 8)) * size;
+    const double w =
+        expm1(2 * l + 176 * u + 4 * u * (2 + length / 16.0)) + gpu_gamma(2 * (length + 8));
     *lse_off = w + 4 * u * fabs(*lse);
     for (int d = 0; d < D; d++) {
         double absolute = 0;
@@ -279,7 +275,7 @@ static void embedding(struct rng *r, enum dtype type, int n, int E)
 
 static void norm(struct rng *r, enum dtype type, int n, int E)
 {
-    const double off = g(E + 1) / 2 + 5 * u + unit_of(type);
+    const double off = gpu_gamma(E + 1) / 2 + 5 * u + unit_of(type);
     const float eps = 1e-5f;
     float *x, *gain;
     const float *dev_x = gpu_random(r, (size_t)n * E, 3, DTYPE_F32, &x);
@@ -358,7 +354,7 @@ static void rotate_head(double *x, double *off, int D, const float *bias, bool t
         off[d] = e * fabs(x[d]);
     }
     if (turns && gain) {
-        e += e + g(D + 1) / 2 + 5 * u;
+        e += e + gpu_gamma(D + 1) / 2 + 5 * u;
         for (int d = 0; d < D; d++) x[d] *= gain[d] / sqrt(sum / D + eps);
     }
     for (int d = 0; turns && d < D / 2; d++) {
